@@ -1,0 +1,89 @@
+"""The Platform block: one document on the Prefect server names all outside systems of a target.
+
+Flows take its name as a parameter, never a secret: a value given to a flow run is stored in
+clear by Prefect, a block's secret fields are not.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from prefect.blocks.core import Block
+from pydantic import Field, SecretStr
+
+from blocks.bundles import BundleStore
+from blocks.cluster import Cluster
+from blocks.edge import Edge
+from blocks.local_cluster import LocalCluster
+from blocks.object_store import FileStore, ObjectStore
+from blocks.postgres import PostgresServer
+from blocks.redis_server import RedisServer
+from blocks.traefik_edge import TraefikEdge
+from domain.errors import UsageError
+
+
+class Platform(Block):
+    """Where applications run: cluster, edge, stores and database of one target."""
+
+    _block_type_name: ClassVar[str] = "Slipway Platform"
+    _block_type_slug: ClassVar[str] = "slipway-platform"
+    _description: ClassVar[str] = "The outside systems that Slipway's flows act on."
+
+    store_root: str = Field(description="Folder of the journal, build records and reports.")
+    bundles_root: str = Field(description="Folder of the built bundles.")
+    cluster_socket: str = Field(description="Control socket of the local cluster.")
+    edge_dynamic: str = Field(description="Folder that Traefik reads its routes from.")
+    edge_web: str = Field(description="Base URL of Traefik's public entrypoint.")
+    edge_internal: str = Field(description="Base URL of Traefik's internal entrypoint.")
+    edge_api: str = Field(description="Base URL of Traefik's API.")
+    edge_metrics: str = Field(description="URL of Traefik's Prometheus metrics.")
+    database_url: SecretStr = Field(description="PostgreSQL, as a role that creates databases.")
+    redis_url: SecretStr = Field(description="Redis for applications that declare a cache.")
+    ui_url: str = Field("", description="Address of the Prefect UI, for links.")
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        return LocalCluster(Path(self.cluster_socket), self.bundles)
+
+    @cached_property
+    def edge(self) -> Edge:
+        return TraefikEdge(
+            dynamic=Path(self.edge_dynamic),
+            web=self.edge_web,
+            internal=self.edge_internal,
+            api=self.edge_api,
+            metrics=self.edge_metrics,
+        )
+
+    @property
+    def store(self) -> ObjectStore:
+        return FileStore(Path(self.store_root))
+
+    @property
+    def bundles(self) -> BundleStore:
+        return BundleStore(Path(self.bundles_root))
+
+    @property
+    def database(self) -> PostgresServer:
+        return PostgresServer(self.database_url.get_secret_value())
+
+    @property
+    def redis(self) -> RedisServer:
+        return RedisServer(self.redis_url.get_secret_value())
+
+
+def load_platform(name: str) -> Platform:
+    """The named platform, or UsageError SLP010 that says how to make one."""
+    try:
+        loaded: Any = Platform.load(name)
+    except ValueError as error:
+        raise UsageError(
+            "SLP010",
+            f"the Prefect server has no platform block named {name!r}",
+            help="start the sandbox with `slipway up`, or save a Slipway Platform block",
+        ) from error
+    if not isinstance(loaded, Platform):
+        raise TypeError(f"block {name!r} is a {type(loaded).__name__}")
+    return loaded

@@ -1,0 +1,487 @@
+"""The command line ``slipway``: for people and for CI.
+
+Everything that takes time to import is imported by the command that needs it, so that help
+answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from deployments.command import SwitchError, command, new_app, take_switches
+from deployments.console import Console, nearest
+from domain.errors import Failed, SlipwayError, UsageError
+
+if TYPE_CHECKING:
+    from sandbox.home import Home
+
+PROGRAM = "slipway"
+
+app = new_app(
+    """Take a web application from source to live traffic, and keep it alive.
+
+    Examples:
+        slipway up                                              start the sandbox
+        slipway release examples/diet_game --environment production
+        slipway rollback diet-game --environment production     go back, at once
+        slipway status                                          everything on one screen
+        slipway help release                                    more about one command
+    """
+)
+audit = new_app(
+    """Check the record of what was done.
+
+    Examples:
+        slipway audit verify diet-game
+    """
+)
+config = new_app(
+    """Look at application.yaml as Slipway reads it.
+
+    Examples:
+        slipway config show examples/diet_game
+    """
+)
+app.add_typer(audit, name="audit")
+app.add_typer(config, name="config")
+
+Application = Annotated[str, typer.Argument(metavar="APP", help="The application's name.")]
+Environment = Annotated[
+    str, typer.Option("--environment", "-e", metavar="E", help="Where: staging, production, ...")
+]
+Source = Annotated[
+    Path, typer.Argument(metavar="PATH", help="The folder that holds application.yaml.")
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, name or address.")]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Start it and leave; 0 then only means: started.")
+]
+Confirm = Annotated[
+    str,
+    typer.Option("--confirm", metavar="APP", help="The application's name, instead of a question."),
+]
+
+
+def _console(context: typer.Context) -> Console:
+    console = context.obj
+    assert isinstance(console, Console)
+    return console
+
+
+def _home() -> Home:
+    from sandbox.home import Home
+
+    return Home.find()
+
+
+@app.callback()
+def _root(context: typer.Context) -> None:
+    _help_when_alone(context)
+
+
+@audit.callback()
+def _audit(context: typer.Context) -> None:
+    _help_when_alone(context)
+
+
+@config.callback()
+def _config(context: typer.Context) -> None:
+    _help_when_alone(context)
+
+
+def _help_when_alone(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+# --- the sandbox ----------------------------------------------------------------------------
+
+
+@command(app, "up")
+def up(context: typer.Context) -> int:
+    """Start the sandbox on this machine, or find it started, and register the flows.
+
+    Examples:
+        slipway up
+        slipway up --json -q
+    """
+    from deployments import registration
+    from sandbox import control
+
+    console, home = _console(context), _home()
+    status = control.up(home, progress=console.say)
+    changed = registration.ensure(home, status, console)
+    console.say("flows registered" if changed else "flows are registered as they are")
+    address = status.addresses["prefect_ui"]
+    console.finish(
+        address,
+        {"home": str(home.root), "prefect_ui": address, "registered": changed, **status.public()},
+        next=["slipway release examples/diet_game --environment production", "slipway status"],
+        undo="slipway down",
+    )
+    return 0
+
+
+@command(app, "down")
+def down(context: typer.Context) -> int:
+    """Stop the sandbox; no process, port or lock is left. Its data stays.
+
+    Examples:
+        slipway down
+    """
+    from sandbox import control
+
+    console, home = _console(context), _home()
+    control.down(home, progress=console.say)
+    console.finish("stopped", {"home": str(home.root), "stopped": True}, undo=f"{PROGRAM} up")
+    return 0
+
+
+@command(app, "status")
+def status(context: typer.Context) -> int:
+    """Everything on one screen: the sandbox's parts, and what is live where.
+
+    Exits 1 when the sandbox does not run or a part of it is not healthy.
+
+    Examples:
+        slipway status
+        slipway status --json
+    """
+    from deployments import overview
+
+    return overview.show(_home(), _console(context))
+
+
+@command(app, "doctor")
+def doctor(context: typer.Context) -> int:
+    """Check what Slipway needs on this machine; each check says how to mend it.
+
+    Exits 1 when a check fails; warnings are no failure.
+
+    Examples:
+        slipway doctor
+        slipway doctor --json
+    """
+    from deployments import doctor as checks
+
+    return checks.show(_home(), _console(context))
+
+
+# --- releases -------------------------------------------------------------------------------
+
+
+@command(app, "release")
+def release(
+    context: typer.Context,
+    path: Source,
+    environment: Environment,
+    strategy: Annotated[
+        Literal["declared", "rolling", "blue-green"],
+        typer.Option("--strategy", help="How traffic moves; declared: as application.yaml says."),
+    ] = "declared",
+    version: Annotated[
+        str, typer.Option("--version", metavar="V", help="Instead of the file's version.")
+    ] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan on stdout and do nothing.")
+    ] = False,
+    accept_incomplete_scan: Annotated[
+        str,
+        typer.Option(
+            "--accept-incomplete-scan",
+            metavar="REASON",
+            help="Release although a scanner could not do its work; kept in the journal.",
+        ),
+    ] = "",
+    confirm: Confirm = "",
+    detach: Detach = False,
+) -> int:
+    """Build, test, scan and deploy an application, and verify it; exits 0 only when it is live.
+
+    The plan is printed first. Ctrl-C leaves the run alone and says how to watch or cancel it.
+
+    Examples:
+        slipway release examples/diet_game --environment production
+        slipway release . -e staging --strategy rolling --version 1.2.0
+        slipway release . -e production --dry-run
+        slipway release . -e production --json -q > release.json
+    """
+    from deployments import commands
+
+    asked = commands.Asked(
+        path, environment, strategy, version, confirm, detach, accept_incomplete_scan
+    )
+    return commands.release(_home(), _console(context), asked, dry_run=dry_run)
+
+
+@command(app, "rollback")
+def rollback(
+    context: typer.Context,
+    application: Application,
+    environment: Environment,
+    to: Annotated[
+        int, typer.Option("--to", metavar="N", min=0, help="Release number; 0: the one before.")
+    ] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan on stdout and do nothing.")
+    ] = False,
+    confirm: Confirm = "",
+    detach: Detach = False,
+) -> int:
+    """Go back to an earlier version; exits 0 only when it is live.
+
+    Examples:
+        slipway rollback diet-game --environment production
+        slipway rollback diet-game -e production --to 3
+    """
+    from deployments import commands
+
+    return commands.rollback(
+        _home(), _console(context), application, environment, to,
+        confirmed=confirm, detach=detach, dry_run=dry_run,
+    )  # fmt: skip
+
+
+@command(app, "recover")
+def recover(
+    context: typer.Context,
+    application: Application,
+    environment: Environment,
+    detach: Detach = False,
+) -> int:
+    """End what a killed release left half done; does nothing when nothing was left.
+
+    Examples:
+        slipway recover diet-game --environment production
+    """
+    from deployments import commands
+
+    return commands.recover(_home(), _console(context), application, environment, detach=detach)
+
+
+@command(app, "history")
+def history(
+    context: typer.Context,
+    application: Application,
+    environment: Environment,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, help="How many, newest first.")
+    ] = 20,
+) -> int:
+    """The releases of an application in an environment, newest first.
+
+    Examples:
+        slipway history diet-game --environment production
+        slipway history diet-game -e production --json
+    """
+    from deployments import commands
+
+    return commands.history(_home(), _console(context), application, environment, limit)
+
+
+@command(app, "watch")
+def watch(context: typer.Context, run: RunName) -> int:
+    """Follow a run to its end; exits as the command that started it would have.
+
+    Examples:
+        slipway watch 5d3f0c1e
+        slipway watch "release diet-game 1.1.0 production"
+    """
+    from deployments import commands
+
+    return commands.watch(_home(), _console(context), run)
+
+
+@command(app, "cancel")
+def cancel(context: typer.Context, run: RunName) -> int:
+    """Cancel a run: it puts traffic back on the stable version and ends.
+
+    Examples:
+        slipway cancel 5d3f0c1e
+    """
+    from deployments import commands
+
+    return commands.cancel(_home(), _console(context), run)
+
+
+@command(audit, "verify")
+def verify(
+    context: typer.Context,
+    application: Application,
+    environment: Annotated[
+        str, typer.Option("--environment", "-e", metavar="E", help="Only this one.")
+    ] = "",
+) -> int:
+    """Check the hash chain of the journal and print its head; exits 3 when it is broken.
+
+    The newest entry can only be checked against a head noted elsewhere: keep what this prints.
+
+    Examples:
+        slipway audit verify diet-game
+        slipway audit verify diet-game -e production --json
+    """
+    from deployments import commands
+
+    return commands.verify(_home(), _console(context), application, environment)
+
+
+# --- the files and the words ----------------------------------------------------------------
+
+
+@command(app, "init")
+def init(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="An existing folder.")] = Path("."),
+) -> int:
+    """Write a commented application.yaml to start from; never over an existing one.
+
+    Examples:
+        slipway init
+        slipway init my_application
+    """
+    from deployments import files
+
+    return files.init(path, _console(context))
+
+
+@command(config, "show")
+def show(
+    context: typer.Context,
+    path: Source,
+    environment: Annotated[
+        str, typer.Option("--environment", "-e", metavar="E", help="As this one sees it.")
+    ] = "",
+) -> int:
+    """Each value of application.yaml as it is read, and where it comes from.
+
+    Examples:
+        slipway config show examples/diet_game
+        slipway config show examples/diet_game -e production
+    """
+    from deployments import files
+
+    return files.show(path, environment, _console(context))
+
+
+@command(app, "explain")
+def explain(
+    context: typer.Context,
+    code: Annotated[str, typer.Argument(metavar="CODE", help="Such as SLP041.")],
+) -> int:
+    """What an error code means, and the way out.
+
+    Examples:
+        slipway explain SLP051
+    """
+    from deployments import pages
+
+    return pages.explain(code, _console(context))
+
+
+@command(app, "help")
+def help_(
+    context: typer.Context,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[COMMAND]...", help="Such as: release")
+    ] = None,
+) -> int:
+    """Help on a command.
+
+    Examples:
+        slipway help release
+        slipway help audit verify
+    """
+    return _run([*(words or []), "--help"], _console(context))
+
+
+# --- the way in -----------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. The entry point of the program ``slipway``."""
+    try:
+        console, rest = take_switches(sys.argv[1:] if argv is None else argv)
+    except SwitchError as error:
+        Console().error(_misused(str(error), ""))
+        return 2
+    return _guarded(rest, console)
+
+
+def _run(words: Sequence[str], console: Console) -> int:
+    root = typer.main.get_command(app)
+    outcome = root.main(list(words), prog_name=PROGRAM, standalone_mode=False, obj=console)
+    if outcome == 130 and not console.finished:  # typer turns Ctrl-C into this exit code
+        return _interrupted(console)
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _guarded(words: Sequence[str], console: Console) -> int:
+    """Every way in which a command can end, as an exit code and words."""
+    try:
+        return _run(words, console)
+    except SlipwayError as error:
+        console.error(error)
+        _report(error, words)
+        code = error.exit_code
+    except typer.TyperException as error:
+        code = _complain(error, console)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _interrupted(console)
+    except BrokenPipeError:
+        # The reader of a pipe has left; Python must not complain about it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        _report(error, words)
+        if console.debug:
+            raise
+        code = _defect(error, console)
+    return code
+
+
+def _report(error: Exception, words: Sequence[str]) -> None:
+    """Tell Sentry, when a DSN is configured. What a run ended with is told by the run."""
+    from blocks import sentry
+
+    sentry.report(error, sentry.About(command=" ".join(words[:1])))
+
+
+def _interrupted(console: Console) -> int:
+    console.say("interrupted")
+    console.finish("", {"interrupted": True}, next=["slipway status"])
+    return 130
+
+
+def _complain(error: typer.TyperException, console: Console) -> int:
+    context: Any = getattr(error, "ctx", None)
+    path = context.command_path.removeprefix(PROGRAM).strip() if context else ""
+    possible = getattr(error, "possibilities", None)
+    message = error.format_message().rstrip(".")
+    hint = nearest(getattr(error, "option_name", ""), possible) if possible else ""
+    console.error(_misused(message, path, hint))
+    return 2
+
+
+def _misused(message: str, path: str, hint: str = "") -> UsageError:
+    see = f"see `{PROGRAM} help{' ' + path if path else ''}`"
+    return UsageError(
+        "SLP000",
+        message[0].lower() + message[1:],
+        help=f"{hint}; {see}" if hint else see,
+    )
+
+
+def _defect(error: Exception, console: Console) -> int:
+    defect = Failed(
+        "SLP099",
+        f"{type(error).__name__}: {error}",
+        help="run the command again with --debug and report what it prints",
+    )
+    console.error(defect)
+    return defect.exit_code

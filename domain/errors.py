@@ -1,0 +1,441 @@
+"""Every error a person can meet, with its code, its meaning and the way out.
+
+::
+
+    SlipwayError
+    |- UsageError        exit 2   the request or a file is wrong; nothing was done
+    |- Failed            exit 1   a step failed; the system is safe (stopped or put back)
+    |- NeedsPerson       exit 3   a step failed and the system may not be as it should
+    |- Unauthorised      exit 4   credentials are missing or refused
+    |- AwaitingApproval  exit 5   waits for a person's decision
+    `- OutcomeUnknown    exit 6   stopped waiting; the work may go on
+
+A message says what was tried and what was seen; ``help`` says what to do, with a command where
+there is one. ``CATALOGUE`` holds one page for each code; ``slipway explain CODE`` prints it and
+docs/errors.md is made from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Page:
+    """What ``slipway explain`` says of one code."""
+
+    code: str
+    title: str
+    exit_code: int
+    meaning: str
+    fix: str
+
+
+class SlipwayError(Exception):
+    """Root of all expected errors.
+
+    Args:
+        code: a key of ``CATALOGUE``.
+        cause: lower-case sentence without a final stop: what was tried, what was seen.
+        help: what to do next, with the command to paste where there is one.
+        where: file and line, address, or part that the error is about.
+        detail: longer evidence (the last log lines); shown under the message.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self, code: str, cause: str, *, help: str, where: str | None = None, detail: str = ""
+    ) -> None:
+        from domain.redaction import without_credentials  # seldom needed, and slow to import
+
+        cause, detail = without_credentials(cause), without_credentials(detail)
+        super().__init__(code, cause)
+        self.code, self.cause, self.help = code, cause, help
+        self.where, self.detail = where, detail
+
+    def __str__(self) -> str:
+        place = f" ({self.where})" if self.where else ""
+        return f"error[{self.code}]: {self.cause}{place}; {self.help}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.code, self.cause, self.help, self.where, self.detail)
+
+    def to_dict(self) -> dict[str, str | int | None]:
+        """The error as ``--json`` prints it."""
+        return {
+            "code": self.code,
+            "message": self.cause,
+            "hint": self.help,
+            "where": self.where,
+            "detail": self.detail or None,
+            "exit_code": self.exit_code,
+        }
+
+
+def _rebuild(
+    kind: type[SlipwayError], code: str, cause: str, help: str, where: str | None, detail: str
+) -> SlipwayError:
+    return kind(code, cause, help=help, where=where, detail=detail)
+
+
+class UsageError(SlipwayError):
+    exit_code = 2
+
+
+class Failed(SlipwayError):
+    exit_code = 1
+
+
+class NeedsPerson(SlipwayError):
+    exit_code = 3
+
+
+class Unauthorised(SlipwayError):
+    exit_code = 4
+
+
+class AwaitingApproval(SlipwayError):
+    exit_code = 5
+
+
+class OutcomeUnknown(SlipwayError):
+    exit_code = 6
+
+
+CATALOGUE: dict[str, Page] = {
+    page.code: page
+    for page in (
+        # 00x: the request and its files
+        Page(
+            "SLP000",
+            "the command line is not understood",
+            2,
+            "A command or option does not exist, or an argument is missing or has a wrong value.",
+            "See `slipway help COMMAND`; its examples can be pasted.",
+        ),
+        Page(
+            "SLP001",
+            "application.yaml is missing",
+            2,
+            "The path given does not hold an application.yaml.",
+            "Pass the folder that holds it, or write one with `slipway init`.",
+        ),
+        Page(
+            "SLP002",
+            "application.yaml is not valid",
+            2,
+            "The file cannot be read as YAML, or a field is unknown, missing or out of range. "
+            "Every problem is listed with its line.",
+            "Correct the named lines; an editor with the JSON Schema marks them as you type.",
+        ),
+        Page(
+            "SLP003",
+            "unknown environment",
+            2,
+            "The environment is not among those that application.yaml declares.",
+            "Use a declared name, or add the environment to application.yaml.",
+        ),
+        Page(
+            "SLP004",
+            "the version is already live",
+            2,
+            "The same version and digest already serve all traffic of this environment.",
+            "Nothing to do; give another --version or change the source.",
+        ),
+        Page(
+            "SLP005",
+            "the version name is taken",
+            2,
+            "This version was released before from other content. One name, one content.",
+            "Give a new --version.",
+        ),
+        Page(
+            "SLP006",
+            "no such release",
+            2,
+            "The application has no release to go back to, or none with that number.",
+            "See `slipway history APP --environment E`.",
+        ),
+        Page(
+            "SLP007",
+            "confirmation missing",
+            2,
+            "The command changes something that users depend on and nobody confirmed it.",
+            "Repeat it with --confirm and the application's name.",
+        ),
+        Page(
+            "SLP008",
+            "a changed live state",
+            2,
+            "The plan was made for another state of the environment than the one found now.",
+            "Make the plan again and read it.",
+        ),
+        Page(
+            "SLP009",
+            "a secret is missing",
+            2,
+            "application.yaml names a Prefect secret block that does not exist.",
+            "Make the block in the Prefect UI (Blocks, Secret), or correct the name.",
+        ),
+        # 01x: the sandbox
+        Page(
+            "SLP010",
+            "the sandbox is not running",
+            2,
+            "No supervisor answers on this checkout's control socket.",
+            "Start it with `slipway up`.",
+        ),
+        Page(
+            "SLP011",
+            "a part of the sandbox did not become ready",
+            1,
+            "A process was started and did not answer its readiness check in time, or exited.",
+            "Read the named log file; `slipway doctor` checks the usual causes.",
+        ),
+        Page(
+            "SLP012",
+            "a part of the sandbox is not installed",
+            2,
+            "A program that comes with the `sandbox` extra was not found.",
+            "Run `make install`, or install slipway with the extra: slipway[sandbox].",
+        ),
+        Page(
+            "SLP013",
+            "the sandbox did not stop",
+            3,
+            "A process that the sandbox started is still there after its deadline.",
+            "End the listed process yourself, then run `slipway down` again.",
+        ),
+        Page(
+            "SLP014",
+            "an outside system does not answer",
+            1,
+            "The cluster, the edge, the database or the object store could not be reached.",
+            "See `slipway status`; parts are restarted by themselves, so a retry may be enough.",
+        ),
+        Page(
+            "SLP015",
+            "the disk is full",
+            1,
+            "A file could not be written because no space is left.",
+            "Free some space (`slipway doctor` shows how much is needed) and run it again.",
+        ),
+        Page(
+            "SLP016",
+            "the state directory cannot be used",
+            2,
+            "The folder in which the sandbox keeps its state is not writable, or a file in it is "
+            "damaged or belongs to somebody else.",
+            "Make it yours, or name another one with SLIPWAY_HOME.",
+        ),
+        Page(
+            "SLP017",
+            "no such part of the sandbox",
+            2,
+            "The command names a part that the sandbox does not have.",
+            "See `slipway status` for their names.",
+        ),
+        # 02x: build
+        Page(
+            "SLP020",
+            "the build failed",
+            1,
+            "A command that makes the bundle ended with an error, or a lock file is missing.",
+            "Read the last lines of its output, shown with the error.",
+        ),
+        Page(
+            "SLP021",
+            "a bundle is damaged",
+            3,
+            "The stored bundle does not have the digest that names it.",
+            "Remove the named file and build again; then find out who changed it.",
+        ),
+        Page(
+            "SLP022",
+            "a bundle cannot be used here",
+            1,
+            "The bundle is not in the store, or it needs a Python or a platform that this "
+            "machine does not have.",
+            "Build it here again from the same source, or install the named Python.",
+        ),
+        # 03x: test
+        Page(
+            "SLP030",
+            "a test failed",
+            1,
+            "A suite ran and at least one of its tests failed.",
+            "The failed tests are listed in the run's table artifact and below.",
+        ),
+        Page(
+            "SLP031",
+            "a suite ran no test",
+            1,
+            "The command ended without a JUnit result, or with one that holds no executed test. "
+            "That is never a pass.",
+            "Check the suite's command and the paths it is given.",
+        ),
+        Page(
+            "SLP032",
+            "a suite did not end in time",
+            1,
+            "The suite was stopped at its time limit.",
+            "Raise `timeout` of the suite, or find the test that hangs.",
+        ),
+        # 04x: scan
+        Page(
+            "SLP040",
+            "findings over the threshold",
+            1,
+            "A scanner found something at or above the severity that this environment refuses.",
+            "Fix it, or allow it in application.yaml with a reason and an expiry date.",
+        ),
+        Page(
+            "SLP041",
+            "a scanner could not do its work",
+            1,
+            "A scanner is missing, crashed, or could not look something up. Not knowing is not "
+            "the same as clean.",
+            "Install or repair the scanner, or refresh the advisories, as the message says.",
+        ),
+        # 05x: deploy
+        Page(
+            "SLP050",
+            "a replica exited",
+            1,
+            "The new version's process ended before it was ready.",
+            "Its exit code and its last lines are shown; the old version still serves.",
+        ),
+        Page(
+            "SLP051",
+            "the new version never became ready",
+            1,
+            "Its readiness check did not succeed within the deadline.",
+            "The probe, what was expected and what came back are shown.",
+        ),
+        Page(
+            "SLP052",
+            "a migration failed",
+            1,
+            "The migration command ended with an error, before any traffic moved.",
+            "Read its output; make it rerunnable, since the next release runs it again.",
+        ),
+        Page(
+            "SLP053",
+            "a smoke check failed",
+            1,
+            "The new version did not answer as `smoke` demands, and traffic went back.",
+            "The request, the expected answer and the one received are shown.",
+        ),
+        Page(
+            "SLP054",
+            "another release is under way",
+            1,
+            "Somebody else appended to this environment's journal first; this release stopped "
+            "before its next side effect.",
+            "See who in `slipway status`; run it again when that release has ended.",
+        ),
+        Page(
+            "SLP055",
+            "the rollback could not be verified",
+            3,
+            "Traffic could not be shown to be back on the stable version.",
+            "See docs/three_in_the_morning.md, section `rollback failed`.",
+        ),
+        Page(
+            "SLP056",
+            "the previous version cannot be brought back",
+            1,
+            "Its bundle is gone, or a contract migration has passed it by.",
+            "Release a corrected version forward instead.",
+        ),
+        Page(
+            "SLP057",
+            "the release was stopped by a person",
+            1,
+            "Somebody cancelled the run; traffic was put back on the stable version.",
+            "Run the release again when you are ready.",
+        ),
+        # 06x: journal
+        Page(
+            "SLP060",
+            "the journal's chain is broken",
+            3,
+            "An entry is missing, or its hash does not match the one its follower recorded.",
+            "Treat the journal as tampered with; compare it with its copies.",
+        ),
+        # 07x: Prefect
+        Page(
+            "SLP070",
+            "the Prefect server does not answer",
+            1,
+            "No answer from the Prefect API at the named address.",
+            "See `slipway status`, or check PREFECT_API_URL.",
+        ),
+        Page(
+            "SLP071",
+            "the run ended without a result",
+            6,
+            "The flow run reached a final state but left no report: it crashed or was killed.",
+            "Look at its logs in the UI; the next release of this environment repairs what it "
+            "left.",
+        ),
+        Page(
+            "SLP072",
+            "stopped waiting for the run",
+            6,
+            "The run goes on without this command.",
+            "Follow it with `slipway watch RUN`.",
+        ),
+        Page(
+            "SLP073",
+            "the Prefect server refuses the credentials",
+            4,
+            "The API key is missing, wrong or expired.",
+            "Set PREFECT_API_KEY to a valid key.",
+        ),
+        Page(
+            "SLP074",
+            "the flows are not registered",
+            2,
+            "The Prefect server that answered does not have Slipway's deployments.",
+            "Register them with `slipway up`.",
+        ),
+        Page(
+            "SLP075",
+            "the Prefect server refuses the parameters",
+            2,
+            "A parameter has a value that the registered flow does not accept.",
+            "Correct the named parameter; after an update of Slipway run `slipway up` once.",
+        ),
+        Page(
+            "SLP076",
+            "no such run",
+            2,
+            "The Prefect server knows no flow run of that id or name.",
+            "Copy the run's id from `slipway history` or from the UI.",
+        ),
+        Page(
+            "SLP077",
+            "the run could not be cancelled",
+            1,
+            "The Prefect server refused the change of state.",
+            "Look at the run with `slipway watch RUN`; one that has ended cannot be cancelled.",
+        ),
+        Page(
+            "SLP078",
+            "the flows could not be registered",
+            1,
+            "prefect.yaml is not valid, a flow does not load, or the server refused a deployment.",
+            "Correct what the message names and run `slipway up` again.",
+        ),
+        Page(
+            "SLP099",
+            "internal error",
+            1,
+            "A defect in Slipway.",
+            "Run the command with --debug and report what it prints.",
+        ),
+    )
+}

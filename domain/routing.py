@@ -1,0 +1,102 @@
+"""What an edge does: which versions get which share of an environment's public traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# Edges build host names, paths and object names from these, so no other sign may get in.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=100)]
+WorkloadName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=121)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Backend(_Frozen):
+    """One workload behind the edge."""
+
+    workload: WorkloadName
+    addresses: tuple[str, ...] = Field(description="host:port of each ready replica.")
+    ready: str | None = Field(None, description="Path the edge probes to leave out sick replicas.")
+
+
+class Route(_Frozen):
+    """One service: its public paths, and its share by workload.
+
+    ``paths`` empty means internal: other services reach it, the public does not.
+    """
+
+    service: Name
+    paths: tuple[str, ...] = ()
+    backends: tuple[Backend, ...]
+    weights: Mapping[str, int] = Field(description="Percent by workload; sums to 100, or empty.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Route:
+        known = {backend.workload for backend in self.backends}
+        if unknown := set(self.weights) - known:
+            raise ValueError(f"weight for a workload that is not a backend: {sorted(unknown)}")
+        if any(weight < 0 for weight in self.weights.values()):
+            raise ValueError(f"negative weight in {dict(self.weights)}")
+        if self.weights and sum(self.weights.values()) != 100:
+            raise ValueError(f"weights must sum to 100, not {sum(self.weights.values())}")
+        return self
+
+    def canonical(self) -> Route:
+        """The same route, sorted and without zero weights."""
+        backends = (
+            backend.model_copy(update={"addresses": tuple(sorted(backend.addresses))})
+            for backend in self.backends
+        )
+        return self.model_copy(
+            update={
+                "paths": tuple(sorted(self.paths)),
+                "backends": tuple(sorted(backends, key=lambda b: b.workload)),
+                "weights": {w: n for w, n in sorted(self.weights.items()) if n},
+            }
+        )
+
+
+class Routing(_Frozen):
+    """All routes of one application in one environment, switched as one.
+
+    Every backend has a private address from the moment it is listed, whether or not it has
+    weight, so a candidate can be looked at before a user is.
+    """
+
+    application: Name
+    environment: Name
+    host: str = Field(description="Public host name of the environment.")
+    routes: tuple[Route, ...]
+
+    def weight(self, workload: str) -> int:
+        return sum(route.weights.get(workload, 0) for route in self.routes)
+
+    def canonical(self) -> Routing:
+        """The same routing in the one form that two readers compare: sorted, without zeros."""
+        routes = sorted((route.canonical() for route in self.routes), key=lambda r: r.service)
+        return self.model_copy(update={"routes": tuple(routes)})
+
+
+class Counts(_Frozen):
+    """Requests the edge has handed to one workload since the workload first appeared."""
+
+    requests: int = 0
+    errors: int = Field(0, description="Answers with status 500 to 599.")
+    buckets: Mapping[str, int] = Field(
+        default_factory=dict, description="Cumulative count by upper bound in seconds ('+Inf')."
+    )
+
+    def since(self, earlier: Counts) -> Counts:
+        """What was added since ``earlier``; a counter that went back has restarted from zero."""
+        if self.requests < earlier.requests:
+            return self
+        return Counts(
+            requests=self.requests - earlier.requests,
+            errors=max(0, self.errors - earlier.errors),
+            buckets={b: n - earlier.buckets.get(b, 0) for b, n in self.buckets.items()},
+        )

@@ -1,0 +1,195 @@
+"""What `make demo` shows: an application goes from source to live traffic twice, users on it.
+
+Everything goes through the command line that a person would use; this file only waits, counts
+and prints. The users' own count of failures, not the edge's, decides whether the demo passed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+BIN = Path(sys.executable).parent
+STATE = Path(os.environ.get("SLIPWAY_HOME", ROOT / ".slipway"))
+WORK = STATE / "demo"
+APPLICATION, ENVIRONMENT = "diet-game", "production"
+USERS, SPAWN_PER_SECOND = 40, 20
+
+
+class DemoFailed(Exception):
+    """One sentence about what did not go as shown."""
+
+
+def main() -> int:
+    began = time.monotonic()
+    os.chdir(ROOT)
+    say("1/6", "start the sandbox: Prefect, PostgreSQL, Redis, Traefik, a cluster")
+    up = slipway("up")
+    addresses = up["addresses"]
+    first, second = prepare_sources()
+    say("2/6", f"release {APPLICATION} 1.0.0 to {ENVIRONMENT}")
+    releases = [ship(first)]
+    say("3/6", f"{USERS} users sign in, look for foods and log meals, from now to the end")
+    with users(addresses["edge_web"]) as traffic:
+        say("4/6", f"release {APPLICATION} 1.1.0 under that traffic: a new table, blue-green")
+        releases.append(ship(second))
+        say("5/6", "go back to 1.0.0 and forward to 1.1.0 again")
+        releases += [go_back(), go_back()]
+    say("6/6", "count")
+    result = {
+        "outcome": "passed" if traffic["failed_requests"] == 0 else "failed",
+        "seconds": round(time.monotonic() - began, 1),
+        "addresses": {
+            "prefect_ui": addresses["prefect_ui"],
+            "application": releases[-1]["url"],
+        },
+        "users": traffic,
+        "releases": releases,
+    }
+    STATE.mkdir(exist_ok=True)
+    (STATE / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
+    show(result)
+    if not traffic["requests"]:
+        raise DemoFailed("the users sent no request, so nothing was shown; see the log above")
+    return 0 if result["outcome"] == "passed" else 1
+
+
+def prepare_sources() -> tuple[Path, Path]:
+    """Two checkouts, as a developer would have them: before and after a change."""
+    shutil.rmtree(WORK, ignore_errors=True)
+    shutil.copytree(EXAMPLES / "advisories", WORK / "advisories")
+    before, after = WORK / "before", WORK / "after"
+    for folder in (before, after):
+        shutil.copytree(
+            EXAMPLES / "diet_game", folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
+        # A repository of its own: inside another one, `git apply` would silently do nothing.
+        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    patch = EXAMPLES / "changes" / "diet_game-1.1.0.patch"
+    subprocess.run(["git", "apply", str(patch)], cwd=after, check=True)
+    return before, after
+
+
+def ship(source: Path) -> dict[str, Any]:
+    return promoted(slipway("release", str(source), "--environment", ENVIRONMENT))
+
+
+def go_back() -> dict[str, Any]:
+    return promoted(slipway("rollback", APPLICATION, "--environment", ENVIRONMENT))
+
+
+def promoted(report: dict[str, Any]) -> dict[str, Any]:
+    if report.get("outcome") != "PROMOTED":
+        raise DemoFailed(f"expected PROMOTED, got {report.get('outcome')}: {report.get('reason')}")
+    return report
+
+
+def slipway(*arguments: str) -> dict[str, Any]:
+    """Run one command; its talk goes to the screen, its result comes back."""
+    print(f"\n$ slipway {' '.join(arguments)}", flush=True)
+    done = subprocess.run(
+        [str(BIN / "slipway"), *arguments, "--json"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        document = json.loads(done.stdout)
+    except ValueError:
+        document = {}
+    if done.returncode != 0 or not isinstance(document, dict):
+        raise DemoFailed(f"`slipway {arguments[0]}` ended with code {done.returncode}")
+    return document
+
+
+@contextmanager
+def users(address: str) -> Iterator[dict[str, Any]]:
+    """Locust users in processes of their own; the yielded dict is filled when they have left."""
+    result_file = WORK / "users.json"
+    environ = {**os.environ, "PUBLIC_HOST": f"{APPLICATION}.{ENVIRONMENT}.localhost"}
+    counts: dict[str, Any] = {"users": USERS, "requests": 0, "failed_requests": None}
+    with (WORK / "users.log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "locust", "--headless", "--only-summary"),
+                *("-f", str(EXAMPLES / "traffic" / "diet_game.py"), "--host", address),
+                *("-u", str(USERS), "-r", str(SPAWN_PER_SECOND), "--run-time", "20m"),
+                *("--json-file", str(result_file.with_suffix("")), "--stop-timeout", "10"),
+                *("--exit-code-on-error", "0"),
+            ],
+            env=environ,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            wait_for_users(process, WORK / "users.log")
+            yield counts
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            process.wait(30)
+    statistics = json.loads(result_file.read_text())
+    counts["requests"] = sum(row["num_requests"] for row in statistics)
+    counts["failed_requests"] = sum(row["num_failures"] for row in statistics)
+
+
+def wait_for_users(process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while "All users spawned" not in log.read_text():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise DemoFailed(f"the users did not start; see {log}")
+        time.sleep(0.1)
+
+
+def show(result: dict[str, Any]) -> None:
+    rows = [("what", "outcome", "seconds", "requests", "failed")]
+    words = ("release 1.0.0", "release 1.1.0 under traffic", "back to 1.0.0", "forward to 1.1.0")
+    for word, report in zip(words, result["releases"], strict=True):
+        rows.append(
+            (word, report["outcome"], f"{report['seconds']:.1f}", str(report["requests"]),
+             str(report["failed_requests"]))
+        )  # fmt: skip
+    counts = result["users"]
+    rows.append(("the users' own count", "", "", str(counts["requests"]),
+                 str(counts["failed_requests"])))  # fmt: skip
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    print()
+    for row in rows:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+    answers(result["addresses"]["prefect_ui"])
+    print(f"\nPrefect UI      {result['addresses']['prefect_ui']}")
+    print(f"application     {result['addresses']['application']}")
+    print(f"numbers         {STATE / 'demo.json'}")
+    print("\nnext: .venv/bin/slipway status")
+    print(f"      .venv/bin/slipway history {APPLICATION} --environment {ENVIRONMENT}")
+    print("to stop everything: make down")
+
+
+def answers(address: str) -> None:
+    with urlopen(address, timeout=10) as answer:
+        if answer.status != 200:
+            raise DemoFailed(f"{address} answers {answer.status}")
+
+
+def say(step: str, what: str) -> None:
+    print(f"\n=== {step} {what}", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except DemoFailed as error:
+        print(f"\ndemo failed: {error}", file=sys.stderr)
+        sys.exit(1)

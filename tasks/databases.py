@@ -1,0 +1,57 @@
+"""Bringing a database's schema up to date."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from blocks import commands
+from blocks.platform import Platform
+from domain.errors import Failed
+from domain.release import BuildRecord
+from tasks.environs import backing_environ
+
+
+@task(name="migrate", task_run_name="migrate {environment}", cache_policy=NO_CACHE)
+def migrate_database(platform: Platform, record: BuildRecord, environment: str) -> None:
+    """Migrate and seed the database of an environment. Raises Failed SLP052."""
+    prepare_database(platform, record, backing_environ(platform, record, environment))
+
+
+def prepare_database(platform: Platform, record: BuildRecord, environ: Mapping[str, str]) -> None:
+    """Run the application's migrate and seed commands from the bundle that is shipped.
+
+    Raises:
+        Failed: SLP052 with the last lines of the command that failed.
+    """
+    database = record.application.database
+    if database is None:
+        return
+    service = database.service or record.application.first_service
+    bundle = platform.bundles.materialize(record.artifact.services[service].digest)
+    venv = bundle / "venv"
+    for what, command in (("migration", database.migrate), ("seed", database.seed)):
+        if command is None:
+            continue
+        log = Path(platform.store_root).parent / "logs" / f"{what}-{uuid.uuid4().hex[:12]}.log"
+        ended = commands.run(
+            command,
+            cwd=bundle / "app",
+            venv=venv if venv.exists() else None,
+            environ=environ,
+            seconds=database.timeout.total_seconds(),
+            log=log,
+        )
+        if ended.code != 0:
+            how = "did not end in time" if ended.code is None else f"ended with code {ended.code}"
+            raise Failed(
+                "SLP052",
+                f"the {what} `{command}` of {record.application.name} {record.version} {how}",
+                help="read its last lines; make it rerunnable, the next release runs it again",
+                where=str(log),
+                detail=ended.tail,
+            )

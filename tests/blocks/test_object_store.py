@@ -1,0 +1,144 @@
+"""The contract of object stores; each implementation runs all of it."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from blocks.object_store import AlreadyExists, FileStore, ObjectStore
+from domain.errors import Failed, SlipwayError, UsageError
+
+PROCESSES = 8
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    return FileStore(tmp_path / "store")
+
+
+def test_what_was_created_is_read_back(store: ObjectStore) -> None:
+    store.create("a/b/1.json", b"one")
+    assert store.read("a/b/1.json") == b"one"
+    assert store.read("a/b/2.json") is None
+
+
+def test_what_exists_is_not_created_again(store: ObjectStore) -> None:
+    store.create("a", b"first")
+    with pytest.raises(AlreadyExists):
+        store.create("a", b"second")
+    assert store.read("a") == b"first"
+
+
+def test_a_replacement_is_whole(store: ObjectStore) -> None:
+    for content in (b"first", b"", b"third" * 10_000):
+        store.replace("a/b", content)
+        assert store.read("a/b") == content
+    assert store.list("a") == ("a/b",)
+
+
+def test_a_listing_is_sorted_and_stays_in_its_folder(store: ObjectStore) -> None:
+    for key in ("j/10", "j/9", "j/deep/1", "journal/1"):
+        store.create(key, b"")
+    assert store.list("j") == ("j/10", "j/9", "j/deep/1")
+    assert store.list("nowhere") == ()
+
+
+@pytest.mark.parametrize("key", ["../x", "a/../../x", "/etc/passwd"])
+def test_no_key_leaves_the_store(store: ObjectStore, key: str) -> None:
+    acts: list[Callable[[], object]] = [lambda: store.create(key, b""), lambda: store.read(key)]
+    for act in acts:
+        with pytest.raises(ValueError, match="leaves the store"):
+            act()
+
+
+def _race(root: str, number: int, start: object, won: object) -> None:
+    store = FileStore(Path(root))
+    for turn in range(20):
+        start.wait()  # type: ignore[attr-defined]
+        try:
+            store.create(f"race/{turn}", f"{number}".encode() * 1000)
+        except AlreadyExists:
+            continue
+        won.put((turn, number))  # type: ignore[attr-defined]
+
+
+def test_of_many_processes_that_create_one_key_exactly_one_wins(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    start, won = context.Barrier(PROCESSES), context.Queue()
+    racers = [
+        context.Process(target=_race, args=(str(tmp_path), n, start, won)) for n in range(PROCESSES)
+    ]
+    for racer in racers:
+        racer.start()
+    winners = dict(won.get(timeout=60) for _ in range(20))
+    for racer in racers:
+        racer.join(60)
+    assert [racer.exitcode for racer in racers] == [0] * PROCESSES
+    assert won.empty() and sorted(winners) == list(range(20))
+    store = FileStore(tmp_path)
+    for turn, number in winners.items():
+        assert store.read(f"race/{turn}") == f"{number}".encode() * 1000
+
+
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    from blocks import object_store
+
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(object_store.os, sys.argv[2], die)
+    object_store.FileStore(Path(sys.argv[1])).create("a/1", b"content")
+"""
+
+
+@pytest.mark.parametrize("call", ["fsync", "link"])
+def test_killed_before_its_name_is_given_an_object_is_not_there(tmp_path: Path, call: str) -> None:
+    program = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), call]
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(program, cwd=root, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    store = FileStore(tmp_path)
+    assert store.read("a/1") is None and store.list("a") == ()
+    store.create("a/1", b"content")
+    assert store.list("a") == ("a/1",)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "code"),
+    [
+        (errno.ENOSPC, Failed, "SLP015"),
+        (errno.EDQUOT, Failed, "SLP015"),
+        (errno.EROFS, UsageError, "SLP016"),
+        (errno.EIO, UsageError, "SLP016"),
+    ],
+)
+@pytest.mark.parametrize("call", ["link", "fsync"])
+def test_a_disk_that_refuses_leaves_nothing_and_says_so(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    kind: type[SlipwayError],
+    code: str,
+    call: str,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    store = FileStore(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refuse)
+        with pytest.raises(kind) as caught:
+            store.create("a/1", b"content")
+    assert caught.value.code == code and str(tmp_path) in str(caught.value.where)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
