@@ -258,4 +258,6 @@ def test_a_sandbox_whose_replicas_were_killed_heals_by_itself(world: World, app:
         return bool(replica["pid"] not in (None, old) and replica["phase"] == "ready")
 
     wait_until(back, "the replica runs again")
+    # The edge asks for health once a second, and trusts a replica again only after that.
+    wait_until(lambda: world.status(app.name) != 503, "the edge trusts it again")
     world.assert_serves(app.name, "1.0.0")
