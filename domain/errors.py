@@ -359,6 +359,27 @@ CATALOGUE: dict[str, Page] = {
         ),
         # 06x: journal
         Page(
+            "SLP058",
+            "this release cannot be a canary",
+            2,
+            "A canary compares what users meet at two versions of the same service. The versions "
+            "have different public services or paths, so there is nothing to compare.",
+            "Release it with `--strategy blue-green`, or change the paths in a release of their "
+            "own.",
+        ),
+        Page(
+            "SLP059",
+            "the evidence did not carry the new version",
+            1,
+            "What users met at the new version was worse than at the old one, or there was too "
+            "little of it to say, or it could not be read, for longer than the policy allows. "
+            "Traffic went back; the message has the metric, the value, the limit and the number "
+            "of requests.",
+            "Look at the verdicts of the release (`slipway release --json`, or its artifact). "
+            "Where there was too little traffic, declare fewer `requests`, more `patience`, or "
+            "`probes` under `canary` in application.yaml.",
+        ),
+        Page(
             "SLP060",
             "the journal's chain is broken",
             3,
@@ -366,6 +387,22 @@ CATALOGUE: dict[str, Page] = {
             "Treat the journal as tampered with; compare it with its copies.",
         ),
         # 07x: Prefect
+        Page(
+            "SLP061",
+            "a request that fits no release",
+            2,
+            "pause, resume, promote, abort and retry are for one release in one state, and there "
+            "is none in that state, or the reason that the journal keeps is missing.",
+            "See `slipway status` for what is under way.",
+        ),
+        Page(
+            "SLP062",
+            "another release is under way",
+            2,
+            "application.yaml says `superseding: refuse`: while one release of the environment is "
+            "under way, no other begins.",
+            "Wait for it, abort it with a reason, or declare `superseding: queue` or `replace`.",
+        ),
         Page(
             "SLP070",
             "the Prefect server does not answer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,22 +24,38 @@ class Backend(_Frozen):
     ready: str | None = Field(None, description="Path the edge probes to leave out sick replicas.")
 
 
+class Testing(_Frozen):
+    """Requests with this header, or this cookie, go to this workload, whatever its weight is."""
+
+    carrier: Literal["header", "cookie"]
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    value: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    workload: WorkloadName
+
+
 class Route(_Frozen):
     """One service: its public paths, and its share by workload.
 
-    ``paths`` empty means internal: other services reach it, the public does not.
+    ``paths`` empty means internal: other services reach it, the public does not. ``mirror`` is
+    the percentage, by workload, of GET requests of which a copy goes there; the answers to
+    copies are thrown away, and what changes data is never copied.
     """
 
     service: Name
     paths: tuple[str, ...] = ()
     backends: tuple[Backend, ...]
     weights: Mapping[str, int] = Field(description="Percent by workload; sums to 100, or empty.")
+    mirror: Mapping[str, int] = Field(default_factory=dict)
+    testing: Testing | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Route:
         known = {backend.workload for backend in self.backends}
-        if unknown := set(self.weights) - known:
+        named = {*self.weights, *self.mirror, *([self.testing.workload] if self.testing else [])}
+        if unknown := named - known:
             raise ValueError(f"weight for a workload that is not a backend: {sorted(unknown)}")
+        if any(not 0 <= percent <= 100 for percent in self.mirror.values()):
+            raise ValueError(f"a mirror of more than everything: {dict(self.mirror)}")
         if any(weight < 0 for weight in self.weights.values()):
             raise ValueError(f"negative weight in {dict(self.weights)}")
         if self.weights and sum(self.weights.values()) != 100:
@@ -57,6 +73,7 @@ class Route(_Frozen):
                 "paths": tuple(sorted(self.paths)),
                 "backends": tuple(sorted(backends, key=lambda b: b.workload)),
                 "weights": {w: n for w, n in sorted(self.weights.items()) if n},
+                "mirror": {w: n for w, n in sorted(self.mirror.items()) if n},
             }
         )
 

@@ -88,6 +88,7 @@ def begin(
         strategy,
         migrate=back_to is None,
         stable=Records(platform.store).record(stable.digest) if stable else None,
+        first=stable is None,
     )
     start = {
         "version": record.version,
