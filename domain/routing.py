@@ -12,6 +12,15 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=100)]
 WorkloadName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=121)]
 
 
+_R10 = (1, 1.25, 1.6, 2, 2.5, 3.15, 4, 5, 6.3, 8)
+LATENCY_BOUNDS_SECONDS = (
+    *(round(step * 10**power, 6) for power in (-3, -2, -1, 0) for step in _R10),
+    10.0,
+)
+"""Steps of a quarter (Renard's series R10) from 1 ms to 10 s: a change of the same ratio shows at
+every scale, and 200 ms, the usual objective, is one of the bounds."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -109,11 +118,29 @@ class Counts(_Frozen):
     )
 
     def since(self, earlier: Counts) -> Counts:
-        """What was added since ``earlier``; a counter that went back has restarted from zero."""
-        if self.requests < earlier.requests:
+        """What was added since ``earlier``; a counter that went back has restarted from zero.
+
+        Every part is looked at: after a restart the busy new counter may have overtaken the old
+        one in requests and not in a bucket, and half a restart is no count at all.
+        """
+        parts = [
+            (self.requests, earlier.requests),
+            (self.errors, earlier.errors),
+            *((self.buckets.get(bound, 0), n) for bound, n in earlier.buckets.items()),
+        ]
+        if any(now < before for now, before in parts):
             return self
         return Counts(
             requests=self.requests - earlier.requests,
-            errors=max(0, self.errors - earlier.errors),
+            errors=self.errors - earlier.errors,
             buckets={b: n - earlier.buckets.get(b, 0) for b, n in self.buckets.items()},
+        )
+
+    def plus(self, other: Counts) -> Counts:
+        """Both together. Bounds that only one of the two has count nothing of the other."""
+        bounds = {**self.buckets, **other.buckets}
+        return Counts(
+            requests=self.requests + other.requests,
+            errors=self.errors + other.errors,
+            buckets={b: self.buckets.get(b, 0) + other.buckets.get(b, 0) for b in bounds},
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from domain.errors import UsageError
+from domain.routing import LATENCY_BOUNDS_SECONDS
 from sandbox import postgres, probes
 from sandbox.home import MARKER, PART, Home, inherited
 from sandbox.ports import LOOPBACK
@@ -28,14 +29,6 @@ PORTS = (
     "redis",
 )  # fmt: skip
 """The names of all ports, in the order in which they are chosen."""
-
-_R10 = (1, 1.25, 1.6, 2, 2.5, 3.15, 4, 5, 6.3, 8)
-LATENCY_BUCKETS_SECONDS = (
-    *(round(step * 10**power, 6) for power in (-3, -2, -1, 0) for step in _R10),
-    10.0,
-)
-"""Steps of a quarter (Renard's series R10) from 1 ms to 10 s: the judge sees a change of the same
-ratio at every scale, and 200 ms, the usual objective, is one of the bounds."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +236,7 @@ def _traefik_config(home: Home, ports: Mapping[str, int]) -> str:
             f"    transport:\n      lifeCycle:\n        graceTimeOut: {grace}\n"
         )
 
-    buckets = ", ".join(str(bucket) for bucket in LATENCY_BUCKETS_SECONDS)
+    buckets = ", ".join(str(bucket) for bucket in LATENCY_BOUNDS_SECONDS)
     return (
         "global:\n  checkNewVersion: false\n  sendAnonymousUsage: false\n"
         "log:\n  level: INFO\n  noColor: true\n"
