@@ -55,8 +55,9 @@ def release(
     if dry_run:
         plan = publish_plan(target, application, environment, strategy, version)
         return Completed(message=plan.summary())
-    telling = Telling(target, application.name, environment, "release", STAGES, version,
-                      application.strategy_in(environment, strategy).value, actor=actor)  # fmt: skip
+    how = application.strategy_in(environment, strategy).value
+    telling = Telling(target, application.name, environment, "release", STAGES, version, how,
+                      actor=actor)  # fmt: skip
 
     def tested() -> None:
         with telling.stage("test") as mark:

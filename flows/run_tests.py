@@ -41,7 +41,7 @@ def test(
     suites = record.application.tests
     end_to_end = [n for n, s in suites.items() if s.kind == "end-to-end"]
     wanted = candidate(target, record) if end_to_end else nullcontext(Candidate({}))
-    with ahead(wanted) as running:  # it comes up while the first suites run
+    with ahead(wanted) as running:  # it comes up while the other suites run
         results = [run_suite(target, record, n, {}) for n, s in suites.items() if s.kind == "unit"]
         for name in (n for n, s in suites.items() if s.kind == "integration"):
             with backing(target, record) as environ:
