@@ -25,10 +25,11 @@ def _begin_and_wait(
     return _begin(self, session, with_for_update=True)
 
 
-def main() -> None:
+def wait_for_each_other() -> None:
+    """Make every transaction of Prefect's SQLite database ``IMMEDIATE``, in this process."""
     AioSqliteConfiguration.begin_transaction = _begin_and_wait  # type: ignore[assignment,method-assign]
-    app()
 
 
 if __name__ == "__main__":
-    main()
+    wait_for_each_other()
+    app()
