@@ -28,9 +28,13 @@ _ENGINE = re.compile(
     r"|Opening process|Process for flow run|Downloading flow|Running \d+ deployment pull|"
     r"Executing deployment step|Deployment step |All deployment steps|"
     # The change of state says the same, without the traceback.
-    r"Encountered exception during execution|stage [a-z-]+: )"
+    r"Encountered exception during execution|stage [a-z-]+: "
+    # Of a scan that was given up: the state and the report say so.
+    r"|Task run failed with exception: Stopped|.*Task run cancelled by the task runner)"
 )
-_WRAPPED = re.compile(r"^(Flow run|Task run) encountered an exception: (\w+: )?(?=error\[)")
+_WRAPPED = re.compile(
+    r"^(Flow run|Task run) encountered an exception: (\w+: )?(?=error\[|given up)"
+)
 _LAST_WORD = re.compile(r"Finished in state |Crash detected|Process for flow run .* exited")
 
 

@@ -12,7 +12,7 @@ from blocks.builder import BuildRequest, BuildResult
 from blocks.platform import Platform
 from blocks.records import Records
 from domain.application import Application
-from domain.artifact import Artifact
+from domain.artifact import Artifact, digest_of
 from domain.errors import Failed
 from domain.release import BuildRecord, version_of
 
@@ -61,10 +61,12 @@ def keep_record(
 ) -> BuildRecord:
     """Store what was built, under its digest, together with its application.yaml."""
     revision = str(next(iter(results.values())).revision)
+    services = {name: result.bundle for name, result in results.items()}
+    content = digest_of({name: bundle.digest for name, bundle in services.items()})
     artifact = Artifact(
         application=application.name,
-        version=version_of(application, version, revision),
-        services={name: result.bundle for name, result in results.items()},
+        version=version_of(application, version, revision, content),
+        services=services,
     )
     record = BuildRecord.of(application, artifact, revision)
     Records(platform.store).keep(record)
