@@ -100,7 +100,8 @@ def wait_until_ready(platform: Platform, target: Target, seconds: float) -> Work
             raise Failed(
                 "SLP051",
                 f"{target.workload} was not ready within {seconds:g} s: {reason}",
-                help="correct `ready` in application.yaml, or raise `start` if it needs longer",
+                help="correct `ready` in application.yaml, or raise `start` if it needs longer; "
+                "a worker that listens to nobody has `port: null`",
                 detail=platform.cluster.log_tail(target.workload),
             )
         commands.raise_if_given_up()
