@@ -17,7 +17,7 @@ from domain.errors import Failed
 from domain.release import BuildRecord, version_of
 
 
-@task(name="read-application", cache_policy=NO_CACHE)
+@task(name="read-application", task_run_name="read application.yaml", cache_policy=NO_CACHE)
 def load_application(source: str, environment: str = "") -> Application:
     """Parse application.yaml and, when one is given, check the environment's name."""
     application = read_application(source)
@@ -55,7 +55,7 @@ def _lock_of(folder: Path, declared: str | None) -> Path | None:
     return usual if usual.exists() else None
 
 
-@task(name="keep-record", cache_policy=NO_CACHE)
+@task(name="keep-record", task_run_name="keep the build record", cache_policy=NO_CACHE)
 def keep_record(
     platform: Platform, application: Application, version: str, results: dict[str, BuildResult]
 ) -> BuildRecord:
