@@ -11,6 +11,8 @@ import argparse
 import asyncio
 import json
 import os
+import shlex
+import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -127,6 +129,8 @@ async def deploy(
     limit = entry.concurrency_limit
     variables = dict(entry.work_pool.job_variables)
     variables["env"] = {**variables.get("env", {}), "SLIPWAY_ROOT": str(root)}
+    # Without a command the worker starts one more interpreter a run, only to find the folder.
+    variables.setdefault("command", shlex.join([sys.executable, "-m", "prefect.engine"]))
     return await client.create_deployment(
         flow_id=await client.create_flow(flow),
         name=entry.name,

@@ -338,7 +338,8 @@ class Application(_Model):
                         if "routes" in service.model_fields_set
                         else ("services", name),
                         f"services.{name}.routes and services.{first}.routes both claim {path!r}; "
-                        "give each public service its own paths, or [] to one",
+                        "give each public service its own paths, [] to one that only others "
+                        "call, and `port: null` to a worker that listens to nobody",
                     )
 
     def _unreachable_checks(self) -> Iterator[_Problem]:

@@ -70,8 +70,14 @@ def record_digest(document: Mapping[str, Any]) -> str:
     )
 
 
-def version_of(application: Application, asked: str, revision: str) -> str:
-    """``--version``, else the file's, else the source revision's first twelve characters."""
+def version_of(application: Application, asked: str, revision: str, content: str = "") -> str:
+    """``--version``, else the file's, else the source revision's first twelve characters.
+
+    A source without a revision is named by the digest of its content once there is one: a name
+    for all would make its second release a repeat of the first with other content.
+    """
+    if revision == "unversioned" and content:
+        revision = content.removeprefix("sha256:")
     return asked or application.version or revision.removesuffix("-dirty")[:12]
 
 

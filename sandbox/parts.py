@@ -137,7 +137,7 @@ def _prefect(home: Home, ports: Mapping[str, int]) -> Part:
     return Part(
         name="prefect",
         command=(
-            _program("prefect"), "server", "start",
+            sys.executable, "-m", "sandbox.prefect_server", "server", "start",
             "--host", LOOPBACK, "--port", str(ports["prefect"]),
         ),
         environ={

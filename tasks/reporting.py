@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import cast
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from prefect.events import emit_event
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from blocks import sentry
+from blocks.commands import Stopped
 from blocks.journal import Journal
 from blocks.platform import Platform
 from blocks.records import Records
@@ -41,13 +43,18 @@ class Mark:
 
 @dataclass
 class Telling:
-    """Collects what a release did while it does it."""
+    """Collects what a release did while it does it.
+
+    Attributes:
+        expected: names of its stages in their order, which is also that of the report. Two may
+            run side by side.
+    """
 
     platform: Platform
     application: str
     environment: str
     kind: str
-    stages_expected: int
+    expected: tuple[str, ...]
     version: str = ""
     strategy: str = ""
     digest: str = ""
@@ -58,6 +65,8 @@ class Telling:
     release: int | None = None
     sentence: str = ""
     started: float = field(default_factory=time.monotonic)
+    _broken: set[str] = field(default_factory=set)
+    _lock: Lock = field(default_factory=Lock)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Mark]:
@@ -72,15 +81,33 @@ class Telling:
             outcome, summary = mark.outcome, mark.summary
         except SlipwayError as error:
             outcome, summary = _VERDICT_OF.get(error.code, Verdict.FAIL), error.cause
+            self._broken.add(name)
+            raise
+        except Stopped as error:
+            outcome, summary = Verdict.NOT_RUN, str(error)
+            raise
+        except BaseException:
+            self._broken.add(name)
             raise
         finally:
             seconds = round(time.monotonic() - began, 3)
-            self.stages.append(Stage(name=name, outcome=outcome, seconds=seconds, summary=summary))
+            self._add(Stage(name=name, outcome=outcome, seconds=seconds, summary=summary))
             log.info("stage %s: %s after %.1f s%s", name, outcome, seconds,
                      f": {summary}" if summary else "")  # fmt: skip
             with _logged("the progress is not shown"):
-                done = 100 * len(self.stages) / self.stages_expected
+                done = 100 * len(self.stages) / len(self.expected)
                 update_progress(self._progress, progress=min(done, 100.0))
+
+    def _add(self, stage: Stage) -> None:
+        with self._lock:
+            self.stages.append(stage)
+            self.stages.sort(key=lambda one: self.expected.index(one.name))
+
+    @property
+    def stopped_in(self) -> str:
+        """The first stage, in order, that an error ended; else the last one that there was."""
+        broken = (name for name in self.expected if name in self._broken)
+        return next(broken, self.stages[-1].name if self.stages else "plan")
 
     def __post_init__(self) -> None:
         self._progress = cast(
@@ -262,7 +289,7 @@ def _refuse(telling: Telling, error: SlipwayError) -> None:
             "strategy": telling.strategy,
             "reason": error.cause,
             "code": error.code,
-            "stage": telling.stages[-1].name if telling.stages else "plan",
+            "stage": telling.stopped_in,
             "previous": getattr(live(journal.history()), "number", None),
         },
     )

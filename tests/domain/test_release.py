@@ -82,6 +82,13 @@ def test_a_version_is_asked_for_or_the_revision(asked: str, revision: str, versi
     assert version_of(application(), asked, revision) == version
 
 
+def test_a_source_without_a_revision_is_named_by_its_content() -> None:
+    digest = "sha256:" + "ab" * 32
+    assert version_of(application(), "", "unversioned", digest) == "abababababab"
+    assert version_of(application(), "9", "unversioned", digest) == "9"
+    assert version_of(application(), "", "0123", digest) == "0123"
+
+
 def test_names_that_others_read() -> None:
     assert url_variable("price-list") == "PRICE_LIST_URL"
     assert workload_name("shop", "test", "web", 3) == "shop.test.web.r3"
