@@ -182,7 +182,7 @@ def release(
     path: Source,
     environment: Environment,
     strategy: Annotated[
-        Literal["declared", "rolling", "blue-green"],
+        Literal["declared", "rolling", "blue-green", "canary"],
         typer.Option("--strategy", help="How traffic moves; declared: as application.yaml says."),
     ] = "declared",
     version: Annotated[

@@ -283,6 +283,15 @@ class Report(_Frozen):
     requests: int | None = Field(None, description="Served while it moved; null: could not count.")
     failed_requests: int | None = None
     findings: Mapping[str, int] = Field(default_factory=dict)
+    verdicts: tuple[Mapping[str, Any], ...] = Field(
+        (), description="Of each step that was judged by evidence, with its numbers."
+    )
+    detected_after_requests: int | None = Field(
+        None, description="Requests until the evidence spoke against it; null: it did not."
+    )
+    rollback_seconds: float | None = Field(
+        None, description="From the decision to go back to the traffic being back."
+    )
     override: str = Field("", description="What was accepted without a pass, by whom and why.")
     url: str = ""
     undo: str = ""

@@ -23,6 +23,7 @@ from tasks.planning import publish_plan
 from tasks.releasing import refuse_early, undone_when_stopped
 from tasks.reporting import Telling, told
 from tasks.sourcing import load_application, read_record
+from tasks.steering import make_way
 
 STAGES = ("build", "test", "scan", "deploy", "verify")
 
@@ -32,7 +33,7 @@ STAGES = ("build", "test", "scan", "deploy", "verify")
 def release(
     environment: str,
     source: str,
-    strategy: Literal["declared", "rolling", "blue-green"] = "declared",
+    strategy: Literal["declared", "rolling", "blue-green", "canary"] = "declared",
     version: str = "",
     dry_run: bool = False,
     accept_incomplete_scan: str = "",
@@ -77,6 +78,7 @@ def release(
                 record = read_record(target, telling.digest)
                 telling.version = record.version
                 refuse_early(target, record, environment)
+            make_way(target, application, environment, telling.version, actor)
             together(tested, scanned)  # neither needs the other; each has a candidate of its own
             with (
                 environment_lock(application.name, environment),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -25,6 +25,7 @@ from blocks.records import Records
 from blocks.sentry import About
 from domain.errors import Failed, SlipwayError
 from domain.findings import ScanVerdict
+from domain.hindsight import Hindsight, look_back
 from domain.journal import Kind, Outcome, Release, live
 from domain.release import Report, Stage
 from domain.verdict import Verdict
@@ -129,7 +130,7 @@ class Telling:
 
     def report(self, error: SlipwayError | None) -> Report:
         """The report; a release that reached the journal is told from the journal."""
-        began, ended = self._journalled()
+        began, ended, past = self._journalled()
         outcome = (ended.outcome if ended else None) or (
             Outcome.ROLLBACK_FAILED if began else Outcome.REFUSED
         )
@@ -150,7 +151,10 @@ class Telling:
             requests=data.get("requests"),
             failed_requests=data.get("failed_requests"),
             findings=self.findings,
-            override=self.override,
+            verdicts=past.verdicts,
+            detected_after_requests=past.detected_after_requests,
+            rollback_seconds=past.rollback_seconds,
+            override="; ".join([*([self.override] if self.override else []), *past.overrides]),
             url=self._public_url(),
             undo=f"slipway rollback {self.application} --environment {self.environment}"
             if outcome is Outcome.PROMOTED and ended and ended.previous
@@ -159,16 +163,17 @@ class Telling:
             error=error.to_dict() if error else None,
         )
 
-    def _journalled(self) -> tuple[bool, Release | None]:
+    def _journalled(self) -> tuple[bool, Release | None, Hindsight]:
         """Whether traffic may have been touched, and the release as the journal tells it."""
         try:
             journal = open_journal(self.platform, self.application, self.environment)
         except (SlipwayError, OSError) as error:
             get_run_logger().error("the journal could not be read: %s", error)
-            return any(stage.name == "deploy" for stage in self.stages), None
+            return any(stage.name == "deploy" for stage in self.stages), None, Hindsight()
         self.release = self.release or begun_by(journal, run_id())
         found = next((r for r in journal.history() if r.number == self.release), None)
-        return found is not None, found
+        past = look_back(e for e in journal.entries if e.release == self.release)
+        return found is not None, found, past
 
     def _public_url(self) -> str:
         try:
@@ -330,6 +335,7 @@ def to_markdown(report: Report) -> str:
     }
     lines += ["", "| fact | value |", "|---|---|"]
     lines += [f"| {name} | {'not counted' if v is None else v} |" for name, v in facts.items()]
+    lines += _evidence_lines(report)
     if report.override:
         lines += ["", f"Accepted without a pass: {_flat(report.override)}"]
     if report.error and report.error.get("detail"):
@@ -339,6 +345,35 @@ def to_markdown(report: Report) -> str:
     if report.undo:
         lines += ["", f"To undo: `{report.undo}`"]
     return "\n".join(lines) + "\n"
+
+
+def _evidence_lines(report: Report) -> list[str]:
+    """One row a step and service: requests, errors and p95, new against old."""
+    if not report.verdicts:
+        return []
+    lines = [
+        "",
+        "| step | verdict | new: requests, errors, p95 | old | why |",
+        "|---|---|---|---|---|",
+    ]
+    for verdict in report.verdicts:
+        numbers = verdict["numbers"]
+        new, old = (_arm(numbers, arm) for arm in ("candidate", "stable"))
+        where = f"{verdict['step']}: {verdict['weight']}% {verdict['service']}"
+        lines.append(
+            f"| {where} | {verdict['verdict']} | {new} | {old} | {_flat(verdict['reason'])} |"
+        )
+    if report.detected_after_requests is not None:
+        back = report.rollback_seconds
+        lines += ["", f"Found after {report.detected_after_requests} requests"
+                  + (f"; traffic was back {back:.1f} s later." if back is not None else ".")]  # fmt: skip
+    return lines
+
+
+def _arm(numbers: Mapping[str, Any], arm: str) -> str:
+    p95 = numbers.get(f"{arm}_p95_seconds")
+    shown = "" if p95 is None else f", {1000 * p95:.0f} ms"
+    return f"{numbers.get(f'{arm}_requests')}, {numbers.get(f'{arm}_errors')}{shown}"
 
 
 def _flat(text: str) -> str:
