@@ -24,6 +24,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from domain.errors import UsageError
 from domain.findings import ScanPolicy
+from domain.observe import Observe
 from domain.units import Duration, Percent, PositiveDuration, parse_duration
 
 FILE_NAME = "application.yaml"
@@ -156,6 +157,7 @@ class Environment(_Model):
         default_factory=dict, description="Variable: name of the Prefect secret block it is from."
     )
     scan: ScanPolicy | None = Field(None, description="Replaces the application's.")
+    observe: Observe | None = Field(None, description="Replaces the application's.")
 
 
 class Application(_Model):
@@ -171,6 +173,7 @@ class Application(_Model):
     smoke: tuple[SmokeCheck, ...] = ()
     strategy: Strategy = Strategy.BLUE_GREEN
     scan: ScanPolicy = ScanPolicy()
+    observe: Observe = Observe()
     environments: Mapping[Name, Environment] = Field(
         default_factory=lambda: {"staging": Environment(), "production": Environment()},
         min_length=1,
@@ -199,6 +202,7 @@ class Application(_Model):
         yield from self._shared_routes()
         yield from self._unreachable_checks()
         yield from self._long_names()
+        yield from self._contradictory_sources()
 
     def _unknown_names(self) -> Iterator[_Problem]:
         services, environments = list(self.services), ["default", *self.environments]
@@ -261,6 +265,15 @@ class Application(_Model):
                     f"{_WORKLOAD_NAME_LENGTH}; shorten one of the three names",
                 )
 
+    def _contradictory_sources(self) -> Iterator[_Problem]:
+        sources: list[tuple[_Path, Observe]] = [(("observe",), self.observe)]
+        for name, environment in self.environments.items():
+            if environment.observe:
+                sources.append((("environments", name, "observe"), environment.observe))
+        for here, observe in sources:
+            for path, problem in observe.contradictions():
+                yield (*here, *path), problem
+
     def service_order(self) -> tuple[str, ...]:
         """Services so that each comes after those it depends on; ties in the file's order."""
         graph = graphlib.TopologicalSorter({n: s.depends_on for n, s in self.services.items()})
@@ -296,6 +309,9 @@ class Application(_Model):
 
     def scan_in(self, environment: str) -> ScanPolicy:
         return self.environment(environment).scan or self.scan
+
+    def observe_in(self, environment: str) -> Observe:
+        return self.environment(environment).observe or self.observe
 
     def host_in(self, environment: str) -> str:
         return self.environment(environment).host or f"{self.name}.{environment}.localhost"
