@@ -264,9 +264,13 @@ class _CloudWatchMeter:
         until = min(
             (_witnessed(m[_WITNESS], self._start, end) for m in found.values()), default=end
         )
-        return Reading(
-            at=until, counts={w: self._source.counts(m, until) for w, m in found.items()}
-        )
+        counts = {w: self._source.counts(m, until) for w, m in found.items()}
+        for workload, now in counts.items():
+            before = self._last.counts[workload]
+            went_back = now.requests < before.requests or now.errors < before.errors
+            if until < self._last.at or went_back:
+                raise _failed(f"CloudWatch has less of {workload} than it had before")
+        return Reading(at=until, counts=counts)
 
 
 def _witnessed(witness: _Points, start: datetime, end: datetime) -> datetime:

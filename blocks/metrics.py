@@ -118,9 +118,10 @@ class _EdgeMeter:
 
     def _refuse_unknown(self, now: Mapping[str, Counts]) -> None:
         if unknown := [workload for workload in self._totals if workload not in self._known]:
+            there = ", ".join(sorted(now)) or "no workload"
             raise Failed(
                 "SLP014",
                 f"tried to count the requests of {', '.join(unknown)} in {self._application}/"
-                f"{self._environment}; the edge has {', '.join(sorted(now)) or 'no workload there'}",
+                f"{self._environment}; the edge has {there} there",
                 help="nothing was counted; see `slipway status` for the workloads that are live",
             )
