@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import http.server
+import itertools
 import json
 import subprocess
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,12 +29,18 @@ APPLICATION, ENVIRONMENT = "shop", "production"
 # One begins with the other, and one is the other as a regular expression.
 WORKLOADS = ("api.1", "api-1", "api.10")
 
-TEMPLATES = Templates(
-    requests='http_requests_total{service=~"$workload"}',
-    errors='http_requests_total{service="$workload",code=~"5.."}',
-    buckets='http_seconds_bucket{service="$workload"}',
-    witness="http_build_info",
-)
+
+def templates(prefix: str) -> Templates:
+    """Selectors of what ``Exposed`` exposes."""
+    return Templates(
+        requests=f'{prefix}_requests_total{{service=~"$workload"}}',
+        errors=f'{prefix}_requests_total{{service="$workload",code=~"5.."}}',
+        buckets=f'{prefix}_seconds_bucket{{service="$workload"}}',
+        witness=f"{prefix}_build_info",
+    )
+
+
+TEMPLATES = templates("http")
 
 
 class World(Protocol):
@@ -159,18 +166,16 @@ class FakePrometheusWorld:
         self.server.close()
 
 
-class RealPrometheusWorld:
-    """A real Prometheus that scrapes a small exporter."""
-
-    has_buckets = True
+class RealPrometheus:
+    """A real Prometheus and the exporter that it scrapes. It takes 5 s to find its first target."""
 
     def __init__(self, binary: str, home: Path) -> None:
-        self.exposed, self._up = Exposed(), True
+        self.exposed, self.up = Exposed(), True
         self._exporter, self._thread = self._serve_metrics()
         self.url = f"http://127.0.0.1:{free_port()}"
-        home.mkdir()
         config = home / "prometheus.json"
         config.write_text(json.dumps(self._config()))
+        self._http = httpx.Client(trust_env=False)
         self._log = (home / "log").open("wb")
         self._process = subprocess.Popen(
             [
@@ -182,11 +187,6 @@ class RealPrometheusWorld:
             stdout=self._log,
             stderr=self._log,
         )
-        self._http = httpx.Client(trust_env=False)
-        self.metrics: Metrics = PrometheusMetrics(
-            self.url, TEMPLATES, stale_after=timedelta(seconds=30)
-        )
-        self.settle()
 
     def _config(self) -> Mapping[str, Any]:
         target = f"127.0.0.1:{self._exporter.server_address[1]}"
@@ -195,12 +195,12 @@ class RealPrometheusWorld:
         return {"global": timing, "scrape_configs": [job]}
 
     def _serve_metrics(self) -> tuple[http.server.ThreadingHTTPServer, threading.Thread]:
-        world = self
+        part = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                text = world.exposed.text().encode()
-                self.send_response(200 if world._up else 503)
+                text = part.exposed.text().encode()
+                self.send_response(200 if part.up else 503)
                 self.send_header("content-type", "text/plain; version=0.0.4")
                 self.end_headers()
                 self.wfile.write(text)
@@ -214,16 +214,41 @@ class RealPrometheusWorld:
         thread.start()
         return server, thread
 
-    def _has(self, query: str) -> Callable[[], bool]:
+    def wait(self, query: str) -> None:
         def look() -> bool:
-            assert self._process.poll() is None, "Prometheus ended"
+            assert self._process.poll() is None, f"Prometheus ended: {self._log.name}"
             try:
                 answer = self._http.get(f"{self.url}/api/v1/query", params={"query": query})
                 return bool(answer.json()["data"]["result"])
             except (httpx.HTTPError, ValueError, KeyError):
                 return False
 
-        return look
+        wait_for(look, f"answer of Prometheus to {query}")
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+        self._exporter.shutdown()
+        self._thread.join()
+        self._exporter.server_close()
+        self._http.close()
+        self._log.close()
+
+
+class RealPrometheusWorld:
+    """The real Prometheus, with metrics whose names no other test uses."""
+
+    has_buckets = True
+    _numbers = itertools.count(1)
+
+    def __init__(self, part: RealPrometheus) -> None:
+        prefix = f"test{next(self._numbers)}"
+        self.part, self.exposed, self._marker = part, Exposed(prefix), f"{prefix}_marker"
+        part.exposed = self.exposed
+        self.metrics: Metrics = PrometheusMetrics(
+            part.url, templates(prefix), stale_after=timedelta(seconds=30)
+        )
+        self.settle()
 
     def begin(self) -> None:
         """At once."""
@@ -232,31 +257,23 @@ class RealPrometheusWorld:
         self.exposed.serve(workload, status, seconds)
 
     def settle(self) -> None:
+        """One scrape is entered as a whole, so the marker stands for all of it."""
         self.exposed.marker += 1
-        wait_for(self._has(f"http_marker == {self.exposed.marker}"), "scrape by Prometheus")
+        self.part.wait(f"{self._marker} == {self.exposed.marker}")
 
     def restart(self) -> None:
         self.exposed.restart()
 
     def blind(self) -> None:
-        self._up = False
-        wait_for(self._has("up == 0"), "failed scrape")
+        self.part.up = False
+        self.part.wait("up == 0")
 
     def see(self) -> None:
-        self._up = True
-        wait_for(self._has("up == 1"), "scrape after a failed one")
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(10)
+        self.part.up = True
+        self.part.wait("up == 1")
 
     def close(self) -> None:
-        self.stop()
-        self._exporter.shutdown()
-        self._thread.join()
-        self._exporter.server_close()
-        self._http.close()
-        self._log.close()
+        self.see()
 
 
 class FakeCloudWatchWorld:

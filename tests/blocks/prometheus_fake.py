@@ -48,7 +48,8 @@ BOUNDS = ("0.05", "0.1", "1", "+Inf")
 class Exposed:
     """The counters of one process that serves some workloads."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "http") -> None:
+        self.prefix = prefix
         self.requests: dict[tuple[str, str], int] = defaultdict(int)
         self.buckets: dict[tuple[str, str], int] = defaultdict(int)
         self.marker = 0
@@ -65,13 +66,13 @@ class Exposed:
     def series(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         """Value by metric and labels."""
         found: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {
-            ("http_build_info", ()): 1,
-            ("http_marker", ()): self.marker,
+            (f"{self.prefix}_build_info", ()): 1,
+            (f"{self.prefix}_marker", ()): self.marker,
         }
         for (workload, code), n in self.requests.items():
-            found["http_requests_total", (("service", workload), ("code", code))] = n
+            found[f"{self.prefix}_requests_total", (("service", workload), ("code", code))] = n
         for (workload, bound), n in self.buckets.items():
-            found["http_seconds_bucket", (("service", workload), ("le", bound))] = n
+            found[f"{self.prefix}_seconds_bucket", (("service", workload), ("le", bound))] = n
         return found
 
     def text(self) -> str:

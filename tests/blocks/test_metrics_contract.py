@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from moto import mock_aws
@@ -20,6 +19,7 @@ from tests.blocks.observed import (
     FakeCloudWatchWorld,
     FakePrometheusWorld,
     MotoCloudWatchWorld,
+    RealPrometheus,
     RealPrometheusWorld,
     World,
     open_meter,
@@ -30,10 +30,18 @@ SOURCES = ["edge", "prometheus_fake", "cloudwatch_fake", "cloudwatch_moto"]
 SOURCES += ["prometheus_real"] if PROMETHEUS else []
 
 
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealPrometheus]:
+    assert PROMETHEUS
+    part = RealPrometheus(PROMETHEUS, tmp_path_factory.mktemp("prometheus"))
+    try:
+        yield part
+    finally:
+        part.close()
+
+
 @pytest.fixture(params=SOURCES)
-def world(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     built: World
     match request.param:
         case "edge":
@@ -42,8 +50,7 @@ def world(
         case "prometheus_fake":
             built = FakePrometheusWorld()
         case "prometheus_real":
-            assert PROMETHEUS
-            built = RealPrometheusWorld(PROMETHEUS, tmp_path / "prometheus")
+            built = RealPrometheusWorld(request.getfixturevalue("prometheus"))
         case "cloudwatch_fake":
             built = FakeCloudWatchWorld()
         case "cloudwatch_moto":
