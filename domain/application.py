@@ -397,12 +397,14 @@ def _inconsistencies_of(plain: Any, found: list[ErrorDetails]) -> list[ErrorDeta
     whole service nothing can be said.
     """
     document = json.loads(json.dumps(plain, default=str))
+    left_out: set[_Path] = set()
     for _ in range(_ROUNDS):
         if between := [error for error in found if isinstance(_cause(error), _Inconsistent)]:
-            return between
+            return [_without(error, left_out) for error in between]
         paths = {_faulty(error) for error in found}
         if not paths or any(len(path) < 3 and path[:1] == ("services",) for path in paths):
             return []
+        left_out |= paths
         for path in sorted(paths, key=lambda p: [str(part).zfill(6) for part in p], reverse=True):
             _remove(document, path)
         try:
@@ -412,6 +414,13 @@ def _inconsistencies_of(plain: Any, found: list[ErrorDetails]) -> list[ErrorDeta
         else:
             return []
     return []
+
+
+def _without(error: ErrorDetails, left_out: set[_Path]) -> ErrorDetails:
+    """Without what is said of a field that is only missing because we left it out."""
+    cause = _cause(error)
+    cause.problems = [problem for problem in cause.problems if problem[0] not in left_out]
+    return error
 
 
 def _faulty(error: ErrorDetails) -> _Path:

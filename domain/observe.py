@@ -256,11 +256,9 @@ class Observe(_Model):
             yield ("templates",), "stands beside `preset`; keep one of them"
         if not self.preset and not self.templates:
             yield (
-                (),
-                (
-                    f"`source: prometheus` needs `preset` ({', '.join(PRESETS)}) or `templates`; "
-                    "add one of them"
-                ),
+                ("templates",),
+                "is required with `source: prometheus`; add it, or a `preset` "
+                f"({', '.join(PRESETS)})",
             )
         for name, selector in (self.templates.selectors if self.templates else {}).items():
             if name != "witness" and "workload" not in selector.placeholders:
