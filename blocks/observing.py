@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import httpx
 from prefect.blocks.core import Block
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from blocks.cloudwatch import Balancers, CloudWatchMetrics
 from blocks.metrics import EdgeMetrics, Metrics
@@ -25,6 +25,9 @@ class PrometheusServer(Block):
     _block_type_name: ClassVar[str] = "Slipway Prometheus"
     _block_type_slug: ClassVar[str] = "slipway-prometheus"
     _description: ClassVar[str] = "Where the requests of users are counted, by PromQL."
+
+    # A refused field must not be shown: it may hold the secret.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     url: str = Field(description="Base address, without /api/v1; no user or password in it.")
     token: SecretStr | None = Field(None, description="Bearer token.")

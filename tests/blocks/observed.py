@@ -301,7 +301,7 @@ class FakeCloudWatchWorld:
         self.server.put(metric, workload, self.clock.now, *values)
 
     def begin(self) -> None:
-        self._pass(1)
+        self.minutes(1)
 
     def serve(self, workload: str, status: int = 200, seconds: float = 0.0) -> None:
         self.put("RequestCount", workload, 1)
@@ -310,11 +310,11 @@ class FakeCloudWatchWorld:
             self.put("HTTPCode_Target_5XX_Count", workload, 1)
 
     def settle(self) -> None:
-        self._pass(3)
+        self.minutes(3)
 
-    def _pass(self, minutes: int) -> None:
+    def minutes(self, count: int) -> None:
         """Every minute that passes gets its witnesses."""
-        for _ in range(minutes):
+        for _ in range(count):
             for workload in WORKLOADS:
                 self.put("HealthyHostCount", workload, 2)
             self.clock.advance(MINUTE)
@@ -335,7 +335,7 @@ class FakeCloudWatchWorld:
 
 
 class MotoCloudWatchWorld(FakeCloudWatchWorld):
-    """boto3 and its protocol in earnest, against moto, which has no trimmed counts."""
+    """boto3 and its protocol in earnest, against moto, which fails on trimmed counts."""
 
     has_buckets = False
 
