@@ -130,8 +130,8 @@ class CloudWatchMetrics:
     Args:
         client: boto3 client of ``cloudwatch``.
         find: application, environment and workload to its target group, as ``Balancers.find``.
-        stale_after: age at which the newest counted minute is no data; at least four minutes, for
-            a minute ends, settles for two, and its successor must end.
+        stale_after: age at which the newest counted minute is no data; see
+            ``SHORTEST_OF_CLOUDWATCH``.
         bounds_seconds: upper bounds of the buckets. Each is one more metric to pay for.
     """
 

@@ -233,8 +233,10 @@ class _PrometheusMeter:
 
     def _no_data(self, name: str) -> Failed:
         selectors = self._templates.selectors
-        asked = [selectors[part] for part in ("requests", "witness") if part in selectors]
-        shown = " and ".join(s.render(self._workloads[name].values) for s in asked)
+        values = self._workloads[name].values
+        shown = selectors["requests"].render(values)
+        if "witness" in selectors:
+            shown += f", and none above zero of {selectors['witness'].render(values)}"
         return Failed(
             "SLP090",
             f"asked for the requests of {name} and found no series of {shown}",

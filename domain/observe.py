@@ -28,6 +28,7 @@ STALE_AFTER = {
     Source.PROMETHEUS: timedelta(minutes=2),  # two scrapes missed at the usual minute at most
     Source.CLOUDWATCH: timedelta(minutes=6),  # whole minutes, which come two or three late
 }
+SHORTEST_OF_CLOUDWATCH = timedelta(minutes=4)  # a minute, two to settle, and the one under way
 
 # --- selectors ------------------------------------------------------------------------------
 
@@ -247,9 +248,7 @@ class Observe(_Model):
         if self.source is Source.PROMETHEUS:
             yield from self._about_templates()
         else:
-            for name in ("preset", "templates"):
-                if getattr(self, name) is not None:
-                    yield (name,), _not_for("cloudwatch", name)
+            yield from self._about_cloudwatch()
 
     def _about_templates(self) -> Iterator[tuple[tuple[str, ...], str]]:
         if self.preset and self.templates:
@@ -267,6 +266,17 @@ class Observe(_Model):
                     "does not hold $workload, so every version would get the same counts; put it "
                     "into a label's value",
                 )
+
+    def _about_cloudwatch(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        for name in ("preset", "templates"):
+            if getattr(self, name) is not None:
+                yield (name,), _not_for("cloudwatch", name)
+        if self.stale_after and self.stale_after < SHORTEST_OF_CLOUDWATCH:
+            yield (
+                ("stale_after",),
+                "is shorter than CloudWatch takes to have a minute whole, so there would never be "
+                "data; write at least 4m, or leave it out",
+            )
 
     @property
     def staleness(self) -> timedelta:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
+from prefect.client.orchestration import get_client
 from pydantic import SecretStr, ValidationError
 
 from blocks.cloudwatch import CloudWatchMetrics
@@ -14,6 +16,7 @@ from blocks.metrics import EdgeMetrics
 from blocks.observing import CloudWatchAccount, PrometheusServer, metrics_for
 from blocks.platform import Platform
 from blocks.prometheus import PrometheusMetrics
+from deployments.register import offer_blocks
 from domain.errors import Failed, UsageError
 from domain.observe import Observe, Source
 from tests.blocks.cloudwatch_fake import group_of
@@ -123,6 +126,17 @@ def test_a_block_that_cannot_log_in_is_refused_without_showing_its_secret(
     with pytest.raises(ValidationError) as failed:
         PrometheusServer.model_validate(fields)
     assert SECRET not in str(failed.value)
+
+
+def test_a_person_can_save_the_blocks_in_the_ui(prefect_harness: None) -> None:
+    """The UI knows only kinds that were registered."""
+
+    async def slugs() -> set[str]:
+        await offer_blocks()
+        async with get_client() as client:
+            return {kind.slug for kind in await client.read_block_types()}
+
+    assert {"slipway-prometheus", "slipway-cloudwatch"} <= asyncio.run(slugs())
 
 
 def test_a_block_logs_in_as_it_says() -> None:

@@ -111,6 +111,11 @@ def test_each_source_has_its_own_patience() -> None:
             8,
             "environments.production.observe.templates: has no meaning with `source: edge`",
         ),
+        (
+            "observe:\n  source: cloudwatch\n  block: b\n  stale_after: 3m\n",
+            8,
+            "observe.stale_after: is shorter than CloudWatch takes",
+        ),
         ("observe:\n  source: promtheus\n", 6, "observe.source: input should be 'edge'"),
     ],
 )
