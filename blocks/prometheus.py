@@ -175,7 +175,7 @@ class _PrometheusMeter:
             }
             for name, workload in self._workloads.items()
         }
-        self._refuse_failing_scrapes(session, answers, window, now)
+        self._refuse_failing_scrapes(session, answers, now)
         newest = {
             name: self._newest(name, answer, now, opening=opening)
             for name, answer in answers.items()
@@ -251,13 +251,13 @@ class _PrometheusMeter:
         self,
         session: _Session,
         answers: Mapping[str, Mapping[str, Sequence[_Found]]],
-        window: float,
         now: float,
     ) -> None:
         """A target that is there and cannot be scraped hides its errors.
 
-        One that was taken away has no ``up`` any more, and is no fault. Where there is no ``up``
-        at all (federation, remote write), the age of the samples is all there is to go by.
+        One that was taken away, which often ends with a failed scrape, is no fault: its ``up`` is
+        marked as ended, and an instant query leaves it out. Where there is no ``up`` at all
+        (federation, remote write), the age of the samples is all there is to go by.
         """
         for answer in answers.values():
             for found in answer.values():
@@ -266,11 +266,9 @@ class _PrometheusMeter:
         if not jobs:
             return
         choice = quoted("|".join(map(re.escape, jobs)))
-        for up in session.samples(f"up{{job=~{choice}}}", window, now):
-            at, value = up.samples[-1]
-            if value > 0 or now - at > self._stale_seconds:
-                continue
-            if any(_same_target(up.labels, target) for target in self._targets):
+        for up in session.current(f"up{{job=~{choice}}}", now):
+            watched = any(_same_target(up.labels, target) for target in self._targets)
+            if watched and not up.samples[-1][1]:
                 job, instance = up.target
                 raise self._api.failed(
                     f"it cannot scrape {instance} of job {job} (up is 0), so what that target "
@@ -299,7 +297,8 @@ class _PrometheusMeter:
         histograms: dict[Labels, dict[str, float]] = defaultdict(dict)
         for labels, series in workload.buckets.series.items():
             others = frozenset(pair for pair in labels if pair[0] != "le")
-            histograms[others][self._bound(dict(labels))] = series.total
+            bound = self._bound(dict(labels))  # le="1" and le="1.0" are one
+            histograms[others][bound] = histograms[others].get(bound, 0.0) + series.total
         counted = [h for h in histograms.values() if any(h.values())]
         if any(TOP not in h for h in counted):
             raise self._api.failed(
@@ -455,6 +454,15 @@ class _Session:
         if len({one.labels for one in found}) != len(found):
             raise self._api.failed(f"two series of its answer to {query} have the same labels")
         return found
+
+    def current(self, selector: str, at: float) -> list[_Found]:
+        """The series that have not ended, each with its value; the time is that of the question."""
+        rows = self._ask(selector, "vector", {"time": f"{at:.3f}"})
+        try:
+            ranges = [{"metric": row["metric"], "values": [row["value"]]} for row in rows]
+        except (KeyError, TypeError):
+            raise self._api.failed(f"its answer to {selector} is not a vector") from None
+        return [self._found(row, selector) for row in ranges]
 
     def _found(self, row: Any, query: str) -> _Found:
         try:

@@ -1,6 +1,6 @@
 """A strict stand-in for Prometheus' query API: real HTTP, its own clock, faults on demand.
 
-It knows what our source asks for (``time()`` and ranges of selectors) and refuses the rest, so
+It knows what our source asks for (``time()``, selectors and their ranges) and refuses the rest, so
 that a question that a real server would refuse does not pass here.
 """
 
@@ -11,15 +11,16 @@ import json
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from urllib.parse import parse_qs
 
 SCRAPE = timedelta(seconds=15)
 JOB = {"job": "edge", "instance": "10.0.0.1:9100"}
-_RANGE = re.compile(r"([A-Za-z_:][\w:]*)?(?:\{(.*)\})?\[(\d+)s\]", re.S)
+_QUERY = re.compile(r"([A-Za-z_:][\w:]*)?(?:\{(.*)\})?(?:\[(\d+)s\])?", re.S)
+_LOOKBACK_SECONDS = 300  # of an instant query
+_ENDED = "ended"  # the marker that a target that was taken away leaves
 _MATCHER = re.compile(r'\s*(\w+)(=~|!~|!=|=)("(?:[^"\\]|\\.)*")\s*,?')
 _PARAMETERS = {"query", "time", "partial_response", "dedup"}
 
@@ -145,6 +146,12 @@ class FakePrometheus:
         for (name, labels), value in exposed.series().items() if up else ():
             self.add(name, value, **target, **dict(labels))
 
+    def end(self, **target: str) -> None:
+        """The target is taken away."""
+        for key, samples in self.samples.items():
+            if set(target.items()) <= key:
+                samples.append((self.clock.now.timestamp(), _ENDED))
+
     # Answering
 
     def answer(self, path: str, form: dict[str, str]) -> tuple[int, Mapping[str, str], bytes]:
@@ -155,22 +162,30 @@ class FakePrometheus:
         if form["query"] == "time()":
             now = (self.clock.now + self.skew).timestamp()
             return success("scalar", [now, f"{now}"])
-        parsed = _RANGE.fullmatch(form["query"])
+        parsed = _QUERY.fullmatch(form["query"])
         if not parsed or "time" not in form:
             text = {"status": "error", "errorType": "bad_data", "error": f"parse {form['query']}"}
             return json_answer(text, 400)
-        return success("matrix", self._range(parsed, float(form["time"])))
+        at, seconds = float(form["time"]), float(parsed[3] or _LOOKBACK_SECONDS)
+        found = list(self._select(parsed, at - seconds, at))
+        if parsed[3]:
+            ranges = [(key, [[t, v] for t, v in got if v != _ENDED]) for key, got in found]
+            rows = [{"metric": dict(key), "values": got} for key, got in ranges if got]
+            return success("matrix", rows)
+        last = [(key, got[-1][1]) for key, got in found]
+        rows = [{"metric": dict(key), "value": [at, v]} for key, v in last if v != _ENDED]
+        return success("vector", rows)
 
-    def _range(self, parsed: re.Match[str], at: float) -> list[dict[str, Any]]:
+    def _select(
+        self, parsed: re.Match[str], after: float, until: float
+    ) -> Iterator[tuple[frozenset[tuple[str, str]], list[tuple[float, str]]]]:
         wanted = [(m[1], m[2], json.loads(m[3])) for m in _MATCHER.finditer(parsed[2] or "")]
         if parsed[1]:
             wanted.append(("__name__", "=", parsed[1]))
-        rows = []
         for key, samples in self.samples.items():
-            inside = [[t, v] for t, v in samples if at - int(parsed[3]) < t <= at]
+            inside = [(t, v) for t, v in samples if after < t <= until]
             if inside and all(_matches(dict(key).get(label, ""), op, v) for label, op, v in wanted):
-                rows.append({"metric": dict(key), "values": inside})
-        return rows
+                yield key, inside
 
 
 def _matches(actual: str, operator: str, value: str) -> bool:

@@ -244,14 +244,22 @@ def test_one_target_of_several_that_cannot_be_scraped_is_an_error(
 
 
 def test_a_target_that_was_taken_away_is_no_error(world: FakePrometheusWorld) -> None:
-    """Scaling down ends ``up`` together with the rest; a failed scrape leaves it at 0."""
+    """A replica that is scaled down often ends with a failed scrape before it is forgotten."""
     other, exposed = {"job": "edge", "instance": "10.0.0.2:9100"}, Exposed()
-    exposed.serve(WORKLOAD)
     world.server.scrape(exposed, **other)
     meter = open_meter(world, WORKLOAD)
-    for _ in range(30):
+    world.settle()
+    exposed.serve(WORKLOAD)
+    world.server.scrape(exposed, **other)
+    world.settle()
+    world.server.scrape(exposed, up=False, **other)
+    with pytest.raises(Failed, match="cannot scrape"):
+        meter.read()
+    world.settle()
+    world.server.end(**other)
+    for _ in range(10):
+        assert read_one(meter).requests == 1
         world.settle()
-        assert read_one(meter).requests == 0
 
 
 def test_a_target_of_another_cluster_does_not_matter(world: FakePrometheusWorld) -> None:
@@ -307,6 +315,7 @@ def matrix(*values: object, **more: object) -> Answer:
         (success("matrix", [], warnings=["store-2: no answer"]), "store-2: no answer"),
         (success("matrix", [], isPartial=True), "marked as partial"),
         (success("vector", []), "gave a vector, not a matrix"),
+        (success("scalar", [1.0, "1"]), "gave a scalar, not a matrix"),
         (success("matrix", {"a": 1}), "gave a matrix"),
         (success("matrix", ["text"]), "is not a matrix"),
         (success("matrix", [{"metric": {}, "values": [[1]]}]), "is not a matrix"),
@@ -343,6 +352,16 @@ def test_an_answer_that_is_none_counts_nothing(
     world.settle()
     counts = read_one(meter)
     assert (counts.requests, counts.errors, counts.buckets["+Inf"]) == (2, 1, 2)
+
+
+@pytest.mark.parametrize("row", ["text", {"metric": {}}, {"metric": {}, "value": [1.0, "NaN"]}])
+def test_a_word_on_the_targets_that_is_none_is_an_error(
+    world: FakePrometheusWorld, row: object
+) -> None:
+    world.server.fault = lambda query: success("vector", [row]) if query[:2] == "up" else None
+    with pytest.raises(Failed, match="its answer to up") as failed:
+        open_meter(world)
+    assert failed.value.code == "SLP014"
 
 
 def test_a_sample_from_the_future_is_an_error(world: FakePrometheusWorld) -> None:
