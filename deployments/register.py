@@ -54,6 +54,7 @@ async def register(manifest: Manifest, addresses: Mapping[str, str], root: Path)
         (entry, load(entry)) for entry in manifest.deployments
     ]
     await save_platform(addresses)
+    await offer_blocks()
     async with get_client() as client:
         for pool in sorted({entry.work_pool.name for entry in manifest.deployments}):
             await ensure_pool(client, pool)
@@ -100,6 +101,14 @@ async def save_platform(addresses: Mapping[str, str]) -> None:
         ui_url=addresses["prefect_ui"],
     )
     await platform.save(PLATFORM, overwrite=True)
+
+
+async def offer_blocks() -> None:
+    """The kinds of block that a person may save in the UI, which knows only registered ones."""
+    from blocks.observing import CloudWatchAccount, PrometheusServer
+
+    await PrometheusServer.register_type_and_schema()
+    await CloudWatchAccount.register_type_and_schema()
 
 
 async def ensure_pool(client: PrefectClient, name: str) -> None:

@@ -35,6 +35,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from domain.errors import UsageError
 from domain.findings import ScanPolicy
+from domain.observe import Observe
 from domain.units import (
     Duration,
     Percent,
@@ -251,6 +252,7 @@ class Environment(_Model):
         default_factory=dict, description="Variable: name of the Prefect secret block it is from."
     )
     scan: ScanPolicy | None = Field(None, description="Replaces the application's.")
+    observe: Observe | None = Field(None, description="Replaces the application's.")
 
 
 class Application(_Model):
@@ -270,6 +272,7 @@ class Application(_Model):
         Superseding.QUEUE, description="What a newer release does while another is under way."
     )
     scan: ScanPolicy = ScanPolicy()
+    observe: Observe = Observe()
     environments: Mapping[Name, Environment] = Field(
         default_factory=lambda: {"staging": Environment(), "production": Environment()},
         min_length=1,
@@ -300,6 +303,7 @@ class Application(_Model):
         yield from self._long_names()
         yield from self._contradicting_objectives()
         yield from self._impossible_canary()
+        yield from self._contradictory_sources()
 
     def _unknown_names(self) -> Iterator[_Problem]:
         services, environments = list(self.services), ["default", *self.environments]
@@ -410,6 +414,15 @@ class Application(_Model):
             elif environment.strategy is None and self.strategy is Strategy.CANARY:
                 yield name, ("strategy",)
 
+    def _contradictory_sources(self) -> Iterator[_Problem]:
+        sources: list[tuple[_Path, Observe]] = [(("observe",), self.observe)]
+        for name, environment in self.environments.items():
+            if environment.observe:
+                sources.append((("environments", name, "observe"), environment.observe))
+        for here, observe in sources:
+            for path, problem in observe.contradictions():
+                yield (*here, *path), problem
+
     def service_order(self) -> tuple[str, ...]:
         """Services so that each comes after those it depends on; ties in the file's order."""
         graph = graphlib.TopologicalSorter({n: s.depends_on for n, s in self.services.items()})
@@ -445,6 +458,9 @@ class Application(_Model):
 
     def scan_in(self, environment: str) -> ScanPolicy:
         return self.environment(environment).scan or self.scan
+
+    def observe_in(self, environment: str) -> Observe:
+        return self.environment(environment).observe or self.observe
 
     def host_in(self, environment: str) -> str:
         return self.environment(environment).host or f"{self.name}.{environment}.localhost"
@@ -530,12 +546,14 @@ def _inconsistencies_of(plain: Any, found: list[ErrorDetails]) -> list[ErrorDeta
     whole service nothing can be said.
     """
     document = json.loads(json.dumps(plain, default=str))
+    left_out: set[_Path] = set()
     for _ in range(_ROUNDS):
         if between := [error for error in found if isinstance(_cause(error), _Inconsistent)]:
-            return between
+            return [_without(error, left_out) for error in between]
         paths = {_faulty(error) for error in found}
         if not paths or any(len(path) < 3 and path[:1] == ("services",) for path in paths):
             return []
+        left_out |= paths
         for path in sorted(paths, key=lambda p: [str(part).zfill(6) for part in p], reverse=True):
             _remove(document, path)
         try:
@@ -545,6 +563,13 @@ def _inconsistencies_of(plain: Any, found: list[ErrorDetails]) -> list[ErrorDeta
         else:
             return []
     return []
+
+
+def _without(error: ErrorDetails, left_out: set[_Path]) -> ErrorDetails:
+    """Without what is said of a field that is only missing because we left it out."""
+    cause = _cause(error)
+    cause.problems = [problem for problem in cause.problems if problem[0] not in left_out]
+    return error
 
 
 def _faulty(error: ErrorDetails) -> _Path:

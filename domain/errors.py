@@ -467,6 +467,31 @@ CATALOGUE: dict[str, Page] = {
             "prefect.yaml is not valid, a flow does not load, or the server refused a deployment.",
             "Correct what the message names and run `slipway up` again.",
         ),
+        # 09x: observations
+        Page(
+            "SLP090",
+            "the metrics source has no data",
+            1,
+            "The source answered, and has no series of the workload, or none that is recent. "
+            "That is not the same as no requests, and never as no errors.",
+            "Compare the templates of `observe` with the labels that the source has, and look at "
+            "what it scrapes; docs/observing.md has the usual causes.",
+        ),
+        Page(
+            "SLP091",
+            "the metrics source refuses the credentials",
+            1,
+            "The login in the block that `observe.block` names is missing, wrong or expired, or "
+            "lacks a permission.",
+            "Correct the block in the Prefect UI; the message names the permissions.",
+        ),
+        Page(
+            "SLP092",
+            "the block of the metrics source is missing",
+            2,
+            "`observe.block` names a Prefect block that does not exist on this server.",
+            "Save a Slipway Prometheus or Slipway CloudWatch block of that name, or correct it.",
+        ),
         Page(
             "SLP099",
             "internal error",

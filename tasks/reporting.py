@@ -365,8 +365,8 @@ def _evidence_lines(report: Report) -> list[str]:
         )
     if report.detected_after_requests is not None:
         back = report.rollback_seconds
-        lines += ["", f"Found after {report.detected_after_requests} requests"
-                  + (f"; traffic was back {back:.1f} s later." if back is not None else ".")]  # fmt: skip
+        then = "" if back is None else f"; traffic was back {back:.1f} s later"
+        lines += ["", f"Found after {report.detected_after_requests} requests{then}."]
     return lines
 
 

@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 
 from blocks.http_probe import Probed, probe, timed
 from blocks.journal import Journal
-from blocks.metrics import EdgeMetrics
+from blocks.observing import metrics_for
 from blocks.platform import Platform
 from blocks.records import Records
 from domain.application import Service, SmokeCheck
@@ -343,13 +343,15 @@ class Rollout:
 
     def _weigh(self, step: int) -> None:
         """Judge what users have met since the move, and wait a moment for more of it."""
-        if self.evidence is None or self.evidence.step != step:
-            self.evidence = self._open_evidence(step)
         began = time.monotonic()
         try:
+            if self.evidence is None or self.evidence.step != step:
+                self.evidence = self._open_evidence(step)
             self.evidence.look()
         except SlipwayError as error:
-            self.evidence_verdict, self.evidence_reason = Verdict.ERROR, error.cause
+            silent = error.code == "SLP090"  # it could be seen that there is nothing to see
+            self.evidence_verdict = Verdict.NO_DATA if silent else Verdict.ERROR
+            self.evidence_reason = error.cause
         else:
             self._evidence_at = self.journal.now()
             self.evidence_verdict = self.evidence.verdict
@@ -367,10 +369,11 @@ class Rollout:
             for t in self.candidate.targets
             if t.public
         ]
-        probes = policy.probes
+        probes, record = policy.probes, self.candidate.record
+        observe = record.application.observe_in(self.journal.environment)
         return Evidence(
             step=step,
-            metrics=EdgeMetrics(self.platform.edge),
+            metrics=metrics_for(self.platform, observe),
             application=application,
             environment=self.journal.environment,
             pairs=pairs,
@@ -397,7 +400,6 @@ class Rollout:
 
     def _tell_evidence(self, step: int) -> None:
         """How far the step is, for ``slipway status``, and now and then for the log."""
-        assert self.evidence is not None
         policy, now = self.state().policy, time.monotonic()
         weight = policy.steps[step].weight
         Records(self.platform.store).keep_progress(
@@ -412,7 +414,7 @@ class Rollout:
                 "needed": policy.steps[step].requests,
                 "verdict": self.evidence_verdict.value,
                 "reason": self.evidence_reason,
-                "judgements": self.evidence.described(weight),
+                "judgements": self.evidence.described(weight) if self.evidence else [],
             },
         )
         ended = self.evidence_verdict in (Verdict.PASS, Verdict.FAIL)
