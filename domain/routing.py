@@ -92,11 +92,23 @@ class Counts(_Frozen):
     )
 
     def since(self, earlier: Counts) -> Counts:
-        """What was added since ``earlier``; a counter that went back has restarted from zero."""
-        if self.requests < earlier.requests:
+        """What was added since ``earlier``.
+
+        A counter never goes back, so one that did has restarted from zero, and took the others
+        with it: then all that is here came since.
+        """
+        if self.went_back(earlier):
             return self
         return Counts(
             requests=self.requests - earlier.requests,
-            errors=max(0, self.errors - earlier.errors),
+            errors=self.errors - earlier.errors,
             buckets={b: n - earlier.buckets.get(b, 0) for b, n in self.buckets.items()},
+        )
+
+    def went_back(self, earlier: Counts) -> bool:
+        """Whether any counter is lower than it was."""
+        return (
+            self.requests < earlier.requests
+            or self.errors < earlier.errors
+            or any(self.buckets.get(bound, 0) < n for bound, n in earlier.buckets.items())
         )
