@@ -95,7 +95,7 @@ def p95_ratio(requests: float, stable_requests: float, log_alarm: float) -> floa
         return None
     share = np.array([requests, stable_requests]) / min(requests, stable_requests)
     sizes = _blocks(blocks)[:, None] * LOOK_REQUESTS * share
-    for ratio in np.geomspace(1.02, 20.0, 120):
+    for ratio in np.geomspace(1.02, 20.0, 400):
         if _expected(float(ratio), sizes) >= log_alarm:
             return float(ratio)
     return None

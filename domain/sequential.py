@@ -46,7 +46,7 @@ fractions of a few requests are skewed, and from that side the skew looks like s
 ASSUMED_CORRELATION: Final = 0.7
 """Correlation of neighbouring blocks that is assumed until blocks have shown their own."""
 
-ASSUMED_FOR: Final = 20
+ASSUMED_FOR: Final = 30
 """What the assumption weighs, in blocks."""
 
 _LOG_RATIOS: Final = np.log(RATIOS)
