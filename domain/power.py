@@ -86,7 +86,7 @@ def _poisson(mean: float) -> tuple[Floats, Floats]:
 
 
 def p95_ratio(requests: float, stable_requests: float, log_alarm: float) -> float | None:
-    """The least ratio of 95th percentiles that the expected path of the evidence alarms on.
+    """The least ratio of 95th percentiles that is seen.
 
     For a tail that stretches while the median stays; independent requests.
     """
@@ -111,7 +111,10 @@ def _blocks(looks: int) -> Floats:
 
 
 def _expected(ratio: float, sizes: Floats) -> float:
-    """Log of the evidence when every block differs by what it differs by on average.
+    """Log of the evidence when every block differs by the same.
+
+    By what it differs by on average, less what the average of the blocks falls short of in one
+    trial of five.
 
     Args:
         ratio: of the 95th percentiles.
@@ -125,6 +128,7 @@ def _expected(ratio: float, sizes: Floats) -> float:
         usual = 1 - quantile
         now = 0.5 * math.erfc(_normal_quantile(quantile) / stretch / math.sqrt(2))
         z = (now - usual) / np.sqrt(usual * (1 - usual) * (1 / sizes).sum(axis=1))
+        z -= _normal_quantile(SEEN) / math.sqrt(len(z))
         gain = math.log(2) - np.logaddexp(0.0, -2 * STAKES * (z[:, None, None] + _NOISE))
         wealth[row] = power @ gain.mean(axis=1)
     return float(log_mean(wealth.reshape(-1)))
