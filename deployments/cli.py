@@ -384,6 +384,24 @@ def explain(
     return pages.explain(code, _console(context))
 
 
+@command(app, "bench")
+def bench(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as: judge")],
+) -> int:
+    """Run a benchmark of this checkout; exits 1 when it misses one of its goals.
+
+    The result is also kept in .slipway/bench/NAME.json.
+
+    Examples:
+        slipway bench judge
+        slipway bench judge --json -q
+    """
+    from deployments import benchmarks
+
+    return benchmarks.run(name, _console(context))
+
+
 @command(app, "help")
 def help_(
     context: typer.Context,

@@ -237,6 +237,13 @@ CATALOGUE: dict[str, Page] = {
             "The command names a part that the sandbox does not have.",
             "See `slipway status` for their names.",
         ),
+        Page(
+            "SLP019",
+            "there is no checkout to run a benchmark in",
+            2,
+            "Benchmarks are part of the source and not of the installed package.",
+            "Clone the repository, run `make install` there, and use its `.venv/bin/slipway`.",
+        ),
         # 02x: build
         Page(
             "SLP020",

@@ -1,35 +1,39 @@
-"""The judge: may the candidate have more of the traffic?
+"""Is the candidate no worse than stable? A verdict after every look, with its numbers.
 
-It compares what users met at the candidate and at the stable version while both served them, and
-against what they were promised. It may be asked after every request (domain.sequential), says
-``pass`` only on the evidence that was asked for, and gives the numbers behind every answer. It
-knows no clock and no chance: the same looks have the same answer on any day.
+The tests are those of ``domain.sequential``: each keeps an e-value, and alarms when that reaches
+``tests / alpha``. So a candidate that is no worse is *ever* failed with a chance of at most
+``alpha``, all looks and all tests together (Ville's inequality, and the union bound). What each
+test takes for granted is in docs/judging.md.
 
-``alpha`` is the chance that a version no worse than the stable one is *ever* found worse. It is
-spent on four questions: errors (0.6), latency (0.2) and the two objectives (0.1 each).
+A pass needs more than the absence of an alarm: the declared number of requests on either side,
+enough looks for the latencies to have been compared, objectives met, and no e-value above the
+square root of the alarm threshold. Everything else has a name of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from domain import power
+from domain.histogram import cumulative, fault, quantile, timed
 from domain.routing import Counts
-from domain.sequential import Over, OwnsMore, Slower, slower_than
+from domain.sequential import BLOCK_REQUESTS, Floats, Ints, Rate, Shares, Slowness, SlowShare
 from domain.verdict import Verdict
 
-ERRORS, LATENCY, OBJECTIVE = 0.6, 0.2, 0.1
-"""Shares of ``alpha``: of the comparison of errors, of latency, and of each of two objectives."""
-TAIL = 0.05
-"""What may be slower than a 95th percentile."""
-_STABLE_SHARE = 4
-"""The stable version needs a quarter of the candidate's evidence to be compared with."""
+BLOCKS_NEEDED: Final = 6
+"""Latency blocks before a pass. The first only teaches what is usual, and the others can at most
+double the wealth: with fewer even a dead slow candidate would raise no suspicion."""
+
+P95: Final = 0.95
+LARGEST_EVIDENCE: Final = 1e15
+"""E-values are written down up to here, so that they stay numbers in JSON."""
 
 
 class _Frozen(BaseModel):
@@ -37,327 +41,378 @@ class _Frozen(BaseModel):
 
 
 class Limits(_Frozen):
-    """What a step asks of its evidence; kept in the journal."""
+    """What a candidate is held to. Kept in the journal with the release."""
 
-    alpha: float = Field(0.01, gt=0, lt=0.5, description="Chance of ever alarming by mistake.")
-    requests: int = Field(200, ge=1, description="Requests to the candidate before a pass.")
-    error_rate: float | None = Field(None, ge=0, le=1, description="Promised share of errors.")
-    p95_seconds: float | None = Field(None, gt=0, description="Promised 95th percentile.")
+    alpha: float = Field(
+        0.01,
+        gt=0,
+        le=0.5,
+        description="Chance of ever failing a candidate that is no worse, all looks together.",
+    )
+    requests: int = Field(
+        200, ge=1, description="Requests that candidate and stable each need before a pass."
+    )
+    error_rate: float | None = Field(
+        None, gt=0, lt=1, description="Objective: highest share of requests that may fail."
+    )
+    p95_seconds: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Objective: highest 95th percentile."
+    )
 
 
 class Look(_Frozen):
-    """One reading. Counts are of the time since the step began, restarts already taken out.
-
-    ``stable`` None: nothing else is live, so there is nothing to compare with.
-    """
+    """One reading. Counts are cumulative since the judged step began, restarts taken out."""
 
     at: datetime
     candidate: Counts
-    stable: Counts | None
+    stable: Counts | None = Field(description="None: nothing else is live; objectives only.")
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict, one sentence about it, and the numbers that it was made from."""
+    """A verdict with one sentence of reason and the numbers behind it, fit for JSON."""
 
     verdict: Verdict
     reason: str
     numbers: Mapping[str, Any]
 
 
-class _Unsound(ValueError):
-    """Counts that no honest source gives."""
+@dataclass
+class _Objective:
+    """One absolute limit, and what the evidence says of either arm."""
+
+    name: Literal["error_rate", "p95_seconds"]
+    limit: float
+    candidate: Rate | SlowShare
+    stable: Rate | SlowShare
 
 
-@dataclass(frozen=True)
-class _Arm:
-    """One version's counts, checked: requests, errors, and cumulative counts by bound."""
+@dataclass
+class _Tests:
+    """Everything that a trial keeps from look to look; its size does not grow."""
 
-    requests: int
-    errors: int
-    buckets: Mapping[float, int]
-
-    @classmethod
-    def of(cls, name: str, counts: Counts) -> _Arm:
-        buckets = {_bound(name, bound): n for bound, n in counts.buckets.items()}
-        numbers = [counts.requests, counts.errors, *buckets.values()]
-        if any(not math.isfinite(n) or n < 0 for n in numbers):
-            raise _Unsound(f"a count of the {name} version is negative or no number")
-        if counts.errors > counts.requests:
-            raise _Unsound(
-                f"the {name} version has {counts.errors} errors in {counts.requests} requests"
-            )
-        rising = [buckets[bound] for bound in sorted(buckets)]
-        if rising != sorted(rising):
-            raise _Unsound(f"the latencies of the {name} version are not cumulative")
-        if buckets and math.inf not in buckets:
-            raise _Unsound(f"the latencies of the {name} version have no bound +Inf")
-        return cls(counts.requests, counts.errors, buckets)
-
-    def minus(self, name: str, earlier: _Arm) -> _Arm:
-        """What was added; raises _Unsound when something was taken away."""
-        gained = _Arm(
-            self.requests - earlier.requests,
-            self.errors - earlier.errors,
-            {b: n - earlier.buckets.get(b, 0) for b, n in self.buckets.items()},
-        )
-        gone = set(earlier.buckets) - set(self.buckets)
-        if gone or min(gained.requests, gained.errors, *gained.buckets.values(), 0) < 0:
-            raise _Unsound(f"counts of the {name} version went back between two looks")
-        if gained.errors > gained.requests:
-            raise _Unsound(
-                f"the {name} version gained {gained.errors} errors in {gained.requests} requests"
-            )
-        return gained
-
-    @property
-    def error_rate(self) -> float:
-        return self.errors / self.requests if self.requests else 0.0
-
-    def percentile(self, share: float) -> float | None:
-        """By linear interpolation within the bucket, as Prometheus' histogram_quantile does."""
-        total = self.buckets.get(math.inf, 0)
-        if not total:
-            return None
-        rank, below, low = share * total, 0, 0.0
-        for bound in sorted(self.buckets):
-            within = self.buckets[bound]
-            if within >= rank:
-                if math.isinf(bound):
-                    return low
-                return low + (bound - low) * (rank - below) / max(within - below, 1)
-            below, low = within, bound
-        return low
-
-    def slower(self, seconds: float) -> tuple[int, float] | None:
-        """Requests slower than the first bound at or above ``seconds``, and that bound."""
-        bounds = [b for b in sorted(self.buckets) if b >= seconds and not math.isinf(b)]
-        if not bounds:
-            return None
-        return self.buckets[math.inf] - self.buckets[bounds[0]], bounds[0]
-
-
-def _bound(name: str, text: str) -> float:
-    try:
-        bound = float(text)
-    except ValueError:
-        raise _Unsound(f"{text!r} is no upper bound of a latency ({name} version)") from None
-    if math.isnan(bound) or bound < 0:
-        raise _Unsound(f"{text!r} is no upper bound of a latency ({name} version)")
-    return bound
-
-
-_NONE = _Arm(0, 0, {})
-
-
-@dataclass(frozen=True)
-class _Alarm:
-    """One question that can fail the candidate, with its evidence and what makes it certain."""
-
-    rule: str
-    log_evidence: float
-    log_alarm: float
-    sentence: str
-
-    @property
-    def rings(self) -> bool:
-        return self.log_evidence >= self.log_alarm
-
-    @property
-    def suspects(self) -> bool:
-        """More than halfway, on the scale on which evidence adds up."""
-        return self.log_evidence >= self.log_alarm / 2
+    shares: Shares | None
+    slowness: Slowness | None = None
+    objectives: list[_Objective] = field(default_factory=list)
 
 
 class Trial:
-    """The judgement of one step, look by look. A trial that has failed stays failed."""
+    """The judge of one step, look by look, in the same time and space for each."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._errors, self._latency = OwnsMore(), Slower()
-        self._rate = {name: Over(limits.error_rate or 0.0) for name in ("candidate", "stable")}
-        self._late = {name: Over(TAIL) for name in ("candidate", "stable")}
-        self._candidate, self._stable = _NONE, _NONE
-        self._ended: Judgement | None = None
+        self._last: Look | None = None
+        self._looks = 0
+        self._tests: _Tests | None = None
+        self._failed: tuple[str, str] | None = None
+        self._broken: str | None = None
 
     def add(self, look: Look) -> Judgement:
-        """The verdict with this look. Whatever goes wrong in judging is ``error``, never a pass."""
-        if self._ended is not None:
-            return self._ended
+        """Judge with one more look. Never raises: whatever goes wrong is ``error``.
+
+        A look that cannot be true changes nothing, so a later good one is judged as if the bad one
+        had not been. A failure is final.
+        """
         try:
-            judgement = self._judge(look)
-        except _Unsound as error:
-            judgement = Judgement(Verdict.ERROR, f"the counts cannot be judged: {error}", {})
-        except Exception as error:  # a judge that breaks has judged nothing (kayenta lets it pass)
-            reason = f"the judge failed: {type(error).__name__}: {error}"
-            judgement = Judgement(Verdict.ERROR, reason, {})
-        if judgement.verdict in (Verdict.FAIL, Verdict.ERROR):
-            self._ended = judgement
-        return judgement
+            if self._broken is None and (wrong := self._wrong_with(look)):
+                return self._judgement(Verdict.ERROR, "counts", f"the counts cannot be: {wrong}")
+        except Exception as error:
+            return self._judgement(Verdict.ERROR, "counts", f"the look is unreadable: {error!r}")
+        try:
+            if self._broken is None:
+                self._take(look)
+                return self._verdict(look)
+        except Exception as error:
+            # Half of the tests may have seen the look, so none of them can be trusted again.
+            self._broken = repr(error)
+        return self._judgement(Verdict.ERROR, "judge", f"the judge itself failed: {self._broken}")
 
-    def _judge(self, look: Look) -> Judgement:
-        candidate = _Arm.of("new", look.candidate)
-        stable = _Arm.of("old", look.stable) if look.stable is not None else None
-        self._learn(candidate, stable)
-        alarms = list(self._alarms(candidate, stable))
-        numbers = self._numbers(candidate, stable, alarms)
-        for alarm in alarms:
-            if alarm.rings:
-                return Judgement(Verdict.FAIL, alarm.sentence, {**numbers, "rule": alarm.rule})
-        verdict, reason = self._unless_enough(candidate, stable, alarms)
-        if verdict is Verdict.PASS:
-            reason = _passed(candidate, stable)
-        return Judgement(verdict, reason, {**numbers, "rule": verdict.value})
+    # --- what cannot be ----------------------------------------------------------------------
 
-    def _learn(self, candidate: _Arm, stable: _Arm | None) -> None:
-        new = candidate.minus("new", self._candidate)
-        old = stable.minus("old", self._stable) if stable else _NONE
-        if new.buckets and old.buckets and set(new.buckets) != set(old.buckets):
-            raise _Unsound("the latencies of the two versions are counted by different bounds")
-        self._errors.add(new.requests, new.errors, old.requests, old.errors)
-        for name, gained in (("candidate", new), ("stable", old)):
-            self._rate[name].add(gained.requests, gained.errors)
-            late = self.limits.p95_seconds and gained.slower(self.limits.p95_seconds)
-            if late:
-                self._late[name].add(gained.buckets[math.inf], late[0])
-        bounds = new.buckets or old.buckets
-        if stable is not None and bounds:
-            empty = dict.fromkeys(bounds, 0)
-            self._latency.add(slower_than(new.buckets or empty), slower_than(old.buckets or empty))
-        self._candidate, self._stable = candidate, stable or _NONE
+    def _wrong_with(self, look: Look) -> str | None:
+        arms = {"candidate": look.candidate, "stable": look.stable}
+        for arm, counts in arms.items():
+            if counts is not None and (wrong := fault(counts)):
+                return f"{arm}: {wrong}"
+        if wrong := _bounds_apart(look):
+            return wrong
+        limit = self.limits.p95_seconds
+        highest = max((b for b in _bounds(look) if math.isfinite(b)), default=None)
+        if limit is not None and highest is not None and limit > highest:
+            return f"the objective p95 {limit:g} s is beyond the last bucket bound {highest:g} s"
+        return self._step_back(look) if self._last else None
 
-    def _alarms(self, candidate: _Arm, stable: _Arm | None) -> Iterator[_Alarm]:
-        if stable is not None:
-            yield _Alarm(
-                "errors",
-                float(self._errors.log_evidence),
-                self._certain(ERRORS),
-                f"{_rate(candidate)} failed at the new version, {_rate(stable)} at the old one: "
-                "more than its share",
+    def _step_back(self, look: Look) -> str | None:
+        last = self._last
+        assert last is not None
+        if look.at < last.at:
+            return f"a look of {look.at.isoformat()} after one of {last.at.isoformat()}"
+        if (look.stable is None) != (last.stable is None):
+            return "stable came or went in the middle of a trial"
+        for arm, now, before in _arms(look, last):
+            if now.went_back(before):
+                return f"{arm}: a count went back since the look before"
+            appeared = bool(now.buckets) and not before.buckets and before.requests > 0
+            if appeared or (before.buckets and _keys(now) != _keys(before)):
+                return f"{arm}: the bucket bounds changed since the look before"
+        return None
+
+    # --- what was gained ---------------------------------------------------------------------
+
+    def _take(self, look: Look) -> None:
+        if self._tests is None:
+            self._tests = self._begin(look)
+        tests = self._tests
+        finite = [b for b in _bounds(look) if math.isfinite(b)]
+        if finite and look.stable is not None and tests.slowness is None:
+            tests.slowness = Slowness(len(finite))
+        gained = _Gain(look.candidate, self._last.candidate if self._last else Counts())
+        stable = None
+        if look.stable is not None:
+            before = self._last.stable if self._last else None
+            stable = _Gain(look.stable, before or Counts())
+        if tests.shares is not None and stable is not None:
+            tests.shares.add(
+                _column(gained.errors, gained.requests, stable.errors, stable.requests)
             )
-            yield _Alarm(
-                "latency",
-                float(self._latency.log_evidence),
-                self._certain(LATENCY),
-                f"slow requests are more often the new version's: p95 {_p95(candidate)} after "
-                f"{candidate.requests} requests, {_p95(stable)} at the old one",
-            )
-        yield from self._objectives(candidate, stable)
+        if tests.slowness is not None and stable is not None:
+            slower = np.array([[gained.slower(finite)], [stable.slower(finite)]], dtype=np.int64)
+            tests.slowness.add(_column(gained.timed, stable.timed), slower)
+        for objective in tests.objectives:
+            _add(objective, objective.candidate, gained, finite)
+            if stable is not None:
+                _add(objective, objective.stable, stable, finite)
+        self._last, self._looks = look, self._looks + 1
 
-    def _objectives(self, candidate: _Arm, stable: _Arm | None) -> Iterator[_Alarm]:
-        """What was promised, unless the stable version breaks it too: then the new version may
-        be the repair, and only the comparison holds against it."""
+    def _begin(self, look: Look) -> _Tests:
         limits = self.limits
-        if limits.error_rate is not None and not self._red(stable, "errors"):
-            yield _Alarm(
-                "objective error rate",
-                float(self._rate["candidate"].log_evidence) if limits.error_rate else
-                (math.inf if candidate.errors else 0.0),
-                self._certain(OBJECTIVE),
-                f"{_rate(candidate)} failed at the new version; promised is at most "
-                f"{_percent(limits.error_rate)}",
-            )  # fmt: skip
-        if limits.p95_seconds is not None and not self._red(stable, "p95"):
-            yield _Alarm(
-                "objective p95",
-                float(self._late["candidate"].log_evidence),
-                self._certain(OBJECTIVE),
-                f"p95 is {_p95(candidate)} at the new version after {candidate.requests} requests; "
-                f"promised is at most {_seconds(limits.p95_seconds)}",
+        tests = _Tests(None if look.stable is None else Shares())
+        if (rate := limits.error_rate) is not None:
+            tests.objectives.append(_Objective("error_rate", rate, Rate(rate), Rate(rate)))
+        if (p95 := limits.p95_seconds) is not None:
+            over = SlowShare(1 - P95), SlowShare(1 - P95)
+            tests.objectives.append(_Objective("p95_seconds", p95, *over))
+        return tests
+
+    @property
+    def _threshold(self) -> float:
+        """The e-value that alarms: alpha, in equal parts for each test."""
+        return self._parts / self.limits.alpha
+
+    @property
+    def _parts(self) -> int:
+        compared = 0 if self._last is not None and self._last.stable is None else 2
+        declared = (self.limits.error_rate, self.limits.p95_seconds)
+        return max(1, compared + sum(limit is not None for limit in declared))
+
+    # --- the verdict -------------------------------------------------------------------------
+
+    def _verdict(self, look: Look) -> Judgement:
+        if self._failed is None:
+            self._failed = self._alarm(look)
+        if self._failed is not None:
+            return self._judgement(Verdict.FAIL, *self._failed)
+        if look.stable is None and self._tests is not None and not self._tests.objectives:
+            return self._judgement(
+                Verdict.NOT_RUN,
+                "nothing to judge by",
+                "there is no stable version to compare with and no objective is declared",
             )
-
-    def _red(self, stable: _Arm | None, what: str) -> bool:
-        """Whether the stable version breaks the promise as well, as far as can be seen."""
-        if stable is None or not stable.requests:
-            return False
-        limits, p95 = self.limits, stable.percentile(1 - TAIL)
-        if what == "errors":
-            return limits.error_rate is not None and stable.error_rate > limits.error_rate
-        return limits.p95_seconds is not None and p95 is not None and p95 > limits.p95_seconds
-
-    def _certain(self, share: float) -> float:
-        return -math.log(share * self.limits.alpha)
-
-    def _unless_enough(
-        self, candidate: _Arm, stable: _Arm | None, alarms: Sequence[_Alarm]
-    ) -> tuple[Verdict, str]:
-        needed, seen = self.limits.requests, candidate.requests
-        if not seen:
-            return Verdict.NO_DATA, f"no request has reached the new version, of {needed} needed"
-        if seen < needed:
-            return Verdict.TOO_FEW, f"{seen} of {needed} requests; {_rate(candidate)} failed"
-        least = math.ceil(needed / _STABLE_SHARE)
-        if stable is not None and stable.requests < least:
-            return Verdict.TOO_FEW, (
-                f"the old version got {stable.requests} requests, and {least} are needed to "
-                "compare with"
+        if look.candidate.requests == 0:
+            return self._judgement(
+                Verdict.NO_DATA, "no requests", "the candidate has had no request at all"
             )
-        for alarm in alarms:
-            if alarm.suspects:
-                return Verdict.TOO_FEW, f"suspected, not certain: {alarm.sentence}"
-        over = next(self._broken_so_far(candidate, stable), None)
-        if over is not None:
-            return Verdict.TOO_FEW, f"not certain yet: {over}"
-        return Verdict.PASS, ""
+        if missing := self._missing(look):
+            rule, reason = missing
+            verdict = Verdict.NO_DATA if rule == "no histogram" else Verdict.TOO_FEW
+            return self._judgement(verdict, rule, reason)
+        return self._judgement(Verdict.PASS, "no worse", self._praise(look))
 
-    def _broken_so_far(self, candidate: _Arm, stable: _Arm | None) -> Iterator[str]:
-        """Promises that the plain numbers break, whether or not that is certain."""
-        limits, p95 = self.limits, candidate.percentile(1 - TAIL)
-        if (
-            limits.error_rate is not None
-            and candidate.error_rate > limits.error_rate
-            and not self._red(stable, "errors")
-            and not (stable is not None and _alike(candidate, stable))
-        ):
-            yield f"{_rate(candidate)} failed; promised is {_percent(limits.error_rate)}"
-        if (
-            limits.p95_seconds is not None
-            and p95 is not None
-            and p95 > limits.p95_seconds
-            and not self._red(stable, "p95")
-        ):
-            yield f"p95 is {_p95(candidate)}; promised is {_seconds(limits.p95_seconds)}"
+    def _alarm(self, look: Look) -> tuple[str, str] | None:
+        """The rule that fired and its sentence."""
+        tests, alarm = self._tests, math.log(self._threshold)
+        assert tests is not None
+        if tests.shares is not None and tests.shares.log_peak[0] >= alarm:
+            return "share of errors", self._errors_sentence(look, tests.shares.log_peak)
+        if tests.slowness is not None and tests.slowness.log_peak[0] >= alarm:
+            return "slower requests", self._latency_sentence(look, tests.slowness.log_peak)
+        for objective in tests.objectives:
+            broken = objective.candidate.log_peak[0] >= alarm
+            if broken and not self._red(objective) and not _over(objective, look.stable):
+                return f"objective {objective.name}", (
+                    f"{_standing(objective, look.candidate, 'the candidate')}; "
+                    f"{self._evidence(objective.candidate.log_peak)}"
+                )
+        return None
 
-    def _numbers(
-        self, candidate: _Arm, stable: _Arm | None, alarms: Sequence[_Alarm]
-    ) -> dict[str, Any]:
-        found: dict[str, Any] = {
-            "candidate_requests": candidate.requests,
-            "candidate_errors": candidate.errors,
-            "candidate_p95_seconds": candidate.percentile(1 - TAIL),
-            "stable_requests": stable.requests if stable else None,
-            "stable_errors": stable.errors if stable else None,
-            "stable_p95_seconds": stable.percentile(1 - TAIL) if stable else None,
-            "requests_needed": self.limits.requests,
+    def _missing(self, look: Look) -> tuple[str, str] | None:
+        """What stands between this look and a pass: the rule and its sentence."""
+        return (
+            self._too_few_requests(look)
+            or self._uncompared()
+            or self._suspicion(look)
+            or self._objective_open(look)
+        )
+
+    def _too_few_requests(self, look: Look) -> tuple[str, str] | None:
+        needed = self.limits.requests
+        for arm, counts in (("the candidate", look.candidate), ("stable", look.stable)):
+            if counts is not None and counts.requests < needed:
+                return "requests", (
+                    f"{arm} has had {counts.requests} of the {needed} requests that a pass needs"
+                )
+        if self.limits.p95_seconds is not None and not look.candidate.buckets:
+            return "no histogram", (
+                "an objective for the 95th percentile is declared, and no latencies were measured"
+            )
+        return None
+
+    def _uncompared(self) -> tuple[str, str] | None:
+        tests = self._tests
+        assert tests is not None
+        if tests.shares is not None:
+            _, requests, _, stable_requests = (int(n) for n in tests.shares.open[:, 0])
+            if requests >= BLOCK_REQUESTS:
+                return "uncompared", (
+                    f"the last {requests} requests of the candidate have nothing to be compared "
+                    f"with: stable had {stable_requests} meanwhile"
+                )
+        if tests.slowness is not None and (blocks := int(tests.slowness.blocks[0])) < BLOCKS_NEEDED:
+            return "looks", (
+                f"latencies were compared over {blocks} of the {BLOCKS_NEEDED} stretches of "
+                f"time that a pass needs; they are told apart by looks"
+            )
+        return None
+
+    def _suspicion(self, look: Look) -> tuple[str, str] | None:
+        tests, strong = self._tests, math.log(self._threshold) / 2
+        assert tests is not None
+        keep = "too little to fail it, too much to pass it"
+        if tests.shares is not None and tests.shares.log_suspicion[0] >= strong:
+            sentence = self._errors_sentence(look, tests.shares.log_suspicion)
+            return "suspicion: share of errors", f"{sentence}: {keep}"
+        if tests.slowness is not None and tests.slowness.log_suspicion[0] >= strong:
+            sentence = self._latency_sentence(look, tests.slowness.log_e)
+            return "suspicion: slower requests", f"{sentence}: {keep}"
+        return None
+
+    def _objective_open(self, look: Look) -> tuple[str, str] | None:
+        assert self._tests is not None
+        for objective in self._tests.objectives:
+            if self._red(objective):
+                continue
+            if _over(objective, look.candidate):
+                return f"objective {objective.name} not certain", (
+                    f"{_standing(objective, look.candidate, 'the candidate')}, which is not yet "
+                    f"certain; {self._evidence(objective.candidate.log_e)}"
+                )
+        return None
+
+    def _red(self, objective: _Objective) -> bool:
+        """Whether stable itself certainly breaks the objective: then only comparing counts."""
+        return bool(objective.stable.log_peak[0] >= math.log(self._threshold))
+
+    # --- the words ---------------------------------------------------------------------------
+
+    def _praise(self, look: Look) -> str:
+        tests, mine, theirs = self._tests, look.candidate, look.stable
+        assert tests is not None
+        parts = []
+        if theirs is not None:
+            parts.append(
+                f"{mine.errors} errors in {mine.requests} requests against {theirs.errors} in "
+                f"{theirs.requests} of stable"
+            )
+            if tests.slowness is None:
+                parts.append("latencies were not measured")
+            else:
+                parts.append(f"p95 {_p95(mine)} against {_p95(theirs)}")
+        for objective in tests.objectives:
+            if self._red(objective):
+                parts.append(
+                    f"already red: {_standing(objective, theirs, 'stable itself')}, so only the "
+                    "comparison counts"
+                )
+            else:
+                parts.append(_standing(objective, mine, "the candidate"))
+        return "; ".join(parts)
+
+    def _errors_sentence(self, look: Look, log_e: Floats) -> str:
+        mine, theirs = look.candidate, look.stable or Counts()
+        every, asked = mine.errors + theirs.errors, mine.requests + theirs.requests
+        return (
+            f"the candidate has {mine.errors} of {every} errors with {mine.requests} of {asked} "
+            f"requests; {self._evidence(log_e)}"
+        )
+
+    def _latency_sentence(self, look: Look, log_e: Floats) -> str:
+        mine, theirs = look.candidate, look.stable or Counts()
+        return (
+            f"the candidate's requests are slower: p95 {_p95(mine)} over {mine.requests} "
+            f"requests, stable's {_p95(theirs)} over {theirs.requests}; {self._evidence(log_e)}"
+        )
+
+    def _evidence(self, log_e: Floats) -> str:
+        return f"evidence {_evidence(log_e):g}, alarm at {self._threshold:g}"
+
+    def _judgement(self, verdict: Verdict, rule: str, reason: str) -> Judgement:
+        return Judgement(verdict, reason, {"rule": rule, **self._numbers()})
+
+    def _numbers(self) -> dict[str, Any]:
+        numbers: dict[str, Any] = {
+            "looks": self._looks,
             "alpha": self.limits.alpha,
-            "already_red": [w for w in ("errors", "p95") if self._red(stable, w)],
+            "threshold": self._threshold,
+            "requests_needed": self.limits.requests,
         }
-        for alarm in alarms:
-            name = alarm.rule.replace(" ", "_")
-            found[f"{name}_evidence"] = _shown(alarm.log_evidence)
-            found[f"{name}_alarm_at"] = _shown(alarm.log_alarm)
-        return found
+        if self._last is None or self._tests is None:
+            return numbers
+        for arm, counts in (("candidate", self._last.candidate), ("stable", self._last.stable)):
+            if counts is not None:
+                numbers |= _measured(arm, counts)
+        tests, evidence = self._tests, {}
+        if tests.shares is not None:
+            evidence["errors"] = _evidence(tests.shares.log_e)
+        if tests.slowness is not None:
+            evidence["latency"] = _evidence(tests.slowness.log_e)
+            numbers["latency_blocks"] = int(tests.slowness.blocks[0])
+        for objective in tests.objectives:
+            evidence[objective.name] = _evidence(objective.candidate.log_e)
+            numbers[f"{objective.name}_limit"] = objective.limit
+            numbers[f"{objective.name}_already_red"] = self._red(objective)
+        return {**numbers, "evidence": evidence}
 
 
 def judge(looks: Sequence[Look], limits: Limits) -> Judgement:
-    """The verdict after all looks; without one, ``not_run``."""
+    """The judgement after the last look; of no looks at all, ``not_run``.
+
+    Pure: the same looks from a journal give the same answer, bit for bit.
+    """
     trial = Trial(limits)
-    judgement = Judgement(Verdict.NOT_RUN, "nobody has looked", {})
+    judgement = Judgement(Verdict.NOT_RUN, "there was no look", {"rule": "no look", "looks": 0})
     for look in looks:
         judgement = trial.add(look)
     return judgement
 
 
+# --- before the rollout -----------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Detectable:
-    """What a step can see at least, said before it begins.
+    """The least harm that a step can be expected to see (4 times in 5), said before it begins.
 
     Attributes:
-        error_ratio: how many times the old version's errors are found for certain with the
-            requests that the step asks for; None: no ratio is.
+        error_ratio: candidate's error rate over stable's; None: no ratio can be seen.
+        p95_ratio: candidate's 95th percentile over stable's, for latencies spread as
+            ``power.SPREAD`` says, with a look for every ``power.LOOK_REQUESTS`` requests of the
+            smaller arm; None: no slowdown can be seen.
+        requests: of the candidate.
+        sentence: all that for a person.
     """
 
     error_ratio: float | None
+    p95_ratio: float | None
     requests: int
     sentence: str
 
@@ -365,58 +420,145 @@ class Detectable:
 def detectable(
     limits: Limits, *, weight_percent: float, error_rate: float, requests: int
 ) -> Detectable:
-    """The smallest rate of errors that the expected counts alone would show.
+    """The minimum detectable effect of one step.
 
     Args:
-        weight_percent: the candidate's share of traffic.
-        error_rate: of the stable version.
-        requests: to the candidate.
+        limits: as the step will be judged.
+        weight_percent: the candidate's share of traffic, above 0 and below 100.
+        error_rate: stable's share of errors.
+        requests: of the candidate during the step.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
-    other = requests * (100 - weight_percent) / weight_percent
-    alarm = -math.log(ERRORS * limits.alpha)
-    found = None
-    for ratio in np.geomspace(1.1, 1000, 400):
-        errors = requests * min(1.0, error_rate * ratio)
-        test = OwnsMore()
-        test.add(requests, errors, other, other * error_rate)
-        if errors >= 1 and float(test.log_evidence) >= alarm:
-            found = float(ratio)
-            break
-    what = f"with {requests} requests at {weight_percent:g}%, against {_percent(error_rate)} errors"
-    if found is None or error_rate * found > 1:
-        return Detectable(None, requests, f"{what}, no rise of errors is certain to be seen")
-    return Detectable(found, requests, f"{what}, {found:.2g} times as many are seen, fewer may not")
+    if not 0 < weight_percent < 100:
+        raise ValueError(f"weight {weight_percent} is not between 0 and 100 percent")
+    if not 0 <= error_rate < 1 or requests < 1:
+        raise ValueError(f"{requests} requests at an error rate of {error_rate} cannot be judged")
+    stable = requests * (100 - weight_percent) / weight_percent
+    tests = 2 + sum(limit is not None for limit in (limits.error_rate, limits.p95_seconds))
+    alarm = math.log(tests / limits.alpha)
+    seen, unseen = power.error_ratios(requests, stable, error_rate, alarm)
+    slower = power.p95_ratio(requests, stable, alarm)
+    usual = f"{100 * error_rate:.3g} %"
+    if error_rate == 0:
+        errors = f"errors of {100 * seen:.2g} % where stable has none" if seen else "no errors"
+        blind = f", not {100 * unseen:.2g} %" if unseen else ""
+    else:
+        errors = f"{seen:.3g} times the errors of {usual}" if seen else f"no rise above {usual}"
+        blind = f", not {unseen:.2g} times" if seen and unseen else ""
+    slow = f"a p95 up {100 * (slower - 1):.0f} %" if slower else "no slowdown"
+    return Detectable(
+        error_ratio=seen if error_rate > 0 else None,
+        p95_ratio=slower,
+        requests=requests,
+        sentence=f"with {requests} requests at {weight_percent:g} %, it can see {errors}{blind}, "
+        f"and {slow}",
+    )
 
 
-def _alike(candidate: _Arm, stable: _Arm) -> bool:
-    """No more errors than the stable version's rate explains: a bad hour that both share."""
-    return candidate.error_rate <= stable.error_rate
+# --- counts -----------------------------------------------------------------------------------
 
 
-def _passed(candidate: _Arm, stable: _Arm | None) -> str:
-    against = f" against {_rate(stable)} and p95 {_p95(stable)}" if stable else ""
-    return f"{_rate(candidate)} failed, p95 {_p95(candidate)}{against}"
+class _Gain:
+    """What one arm gained between two looks."""
+
+    def __init__(self, now: Counts, before: Counts) -> None:
+        self.requests = now.requests - before.requests
+        self.errors = now.errors - before.errors
+        self.timed = max(0, timed(now) - timed(before)) if now.buckets else 0
+        earlier = cumulative(before.buckets)
+        within = cumulative(now.buckets)
+        self._within = {bound: n - earlier.get(bound, 0) for bound, n in within.items()}
+
+    def slower(self, finite: Sequence[float]) -> list[int]:
+        """Requests that took longer than each of the bounds."""
+        return [max(0, self.timed - self._within.get(bound, self.timed)) for bound in finite]
 
 
-def _rate(arm: _Arm) -> str:
-    return f"{arm.errors} of {arm.requests} requests ({_percent(arm.error_rate)})"
+def _add(
+    objective: _Objective, test: Rate | SlowShare, gained: _Gain, finite: Sequence[float]
+) -> None:
+    if isinstance(test, Rate):
+        test.add(_column(gained.errors)[0], _column(gained.requests)[0])
+    elif finite:
+        # Of the requests inside the bucket that holds the limit, none is counted as too slow.
+        bound = min(b for b in finite if b >= objective.limit)
+        test.add(_column(*gained.slower([bound]))[0], _column(gained.timed)[0])
 
 
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.3g}%"
+def _column(*values: int) -> Ints:
+    return np.array([[value] for value in values], dtype=np.int64)
 
 
-def _p95(arm: _Arm) -> str:
-    found = arm.percentile(1 - TAIL)
-    return "unknown" if found is None else _seconds(found)
+def _over(objective: _Objective, counts: Counts | None) -> bool:
+    value = None if counts is None else _value(objective, counts)
+    return value is not None and value > objective.limit
 
 
-def _seconds(value: float) -> str:
-    if value >= 1:
-        return f"{value:.3g} s"
-    return f"{1000 * value:.3g} ms" if value >= 0.001 else f"{1e6 * value:.3g} µs"
+def _value(objective: _Objective, counts: Counts) -> float | None:
+    if objective.name == "p95_seconds":
+        return quantile(counts, P95)
+    return counts.errors / counts.requests if counts.requests else None
 
 
-def _shown(log_evidence: float) -> float:
-    """As odds, in a form that survives JSON."""
-    return float(f"{math.exp(min(log_evidence, 600.0)):.6g}")
+def _standing(objective: _Objective, counts: Counts | None, who: str) -> str:
+    assert counts is not None
+    if objective.name == "p95_seconds":
+        value, limit = _p95(counts), f"{objective.limit:g} s"
+        return f"{who}'s p95 is {value} over {counts.requests} requests, objective {limit}"
+    rate, limit = 100 * counts.errors / max(counts.requests, 1), f"{100 * objective.limit:g} %"
+    return (
+        f"{who} has errors on {rate:.3g} % ({counts.errors} of {counts.requests} requests), "
+        f"objective {limit}"
+    )
+
+
+def _p95(counts: Counts) -> str:
+    value = quantile(counts, P95)
+    if value is None:
+        return "unknown"
+    last = max((b for b in cumulative(counts.buckets) if math.isfinite(b)), default=0.0)
+    return f"{value:.3g} s" if math.isfinite(value) else f"above {last:g} s"
+
+
+def _measured(arm: str, counts: Counts) -> dict[str, Any]:
+    p95 = quantile(counts, P95)
+    return {
+        f"{arm}_requests": counts.requests,
+        f"{arm}_errors": counts.errors,
+        f"{arm}_error_rate": counts.errors / counts.requests if counts.requests else None,
+        f"{arm}_p95_seconds": p95 if p95 is not None and math.isfinite(p95) else None,
+    }
+
+
+def _evidence(log_e: Floats) -> float:
+    capped = min(float(log_e[0]), math.log(LARGEST_EVIDENCE))
+    return float(f"{math.exp(capped):.4g}")
+
+
+def _keys(counts: Counts) -> frozenset[float]:
+    return frozenset(cumulative(counts.buckets))
+
+
+def _bounds(look: Look) -> list[float]:
+    stable = look.stable.buckets if look.stable is not None else {}
+    return list(cumulative(look.candidate.buckets or stable))
+
+
+def _bounds_apart(look: Look) -> str | None:
+    """Whether the arms are measured with different buckets. An arm without a request has none."""
+    stable = look.stable
+    if stable is None:
+        return None
+    idle = any(not c.buckets and c.requests == 0 for c in (look.candidate, stable))
+    if idle or _keys(look.candidate) == _keys(stable):
+        return None
+    return "candidate and stable have different bucket bounds"
+
+
+def _arms(look: Look, last: Look) -> list[tuple[str, Counts, Counts]]:
+    arms = [("candidate", look.candidate, last.candidate)]
+    if look.stable is not None and last.stable is not None:
+        arms.append(("stable", look.stable, last.stable))
+    return arms

@@ -140,8 +140,9 @@ def policy_for(
         limits=Limits(
             alpha=canary.false_alarm,
             requests=canary.requests,
-            error_rate=promised.error_rate,
-            p95_seconds=promised.p95.total_seconds(),
+            # A promise of no errors at all is broken by the first; the test needs a rate.
+            error_rate=max(promised.error_rate, 1e-6),
+            p95_seconds=promised.p95.total_seconds() or None,
         ),
         patience=canary.patience,
         testers=canary.testers if judged else None,

@@ -118,17 +118,12 @@ class Counts(_Frozen):
     )
 
     def since(self, earlier: Counts) -> Counts:
-        """What was added since ``earlier``; a counter that went back has restarted from zero.
+        """What was added since ``earlier``.
 
-        Every part is looked at: after a restart the busy new counter may have overtaken the old
-        one in requests and not in a bucket, and half a restart is no count at all.
+        A counter never goes back, so one that did has restarted from zero, and took the others
+        with it: then all that is here came since.
         """
-        parts = [
-            (self.requests, earlier.requests),
-            (self.errors, earlier.errors),
-            *((self.buckets.get(bound, 0), n) for bound, n in earlier.buckets.items()),
-        ]
-        if any(now < before for now, before in parts):
+        if self.went_back(earlier):
             return self
         return Counts(
             requests=self.requests - earlier.requests,
@@ -136,11 +131,10 @@ class Counts(_Frozen):
             buckets={b: n - earlier.buckets.get(b, 0) for b, n in self.buckets.items()},
         )
 
-    def plus(self, other: Counts) -> Counts:
-        """Both together. Bounds that only one of the two has count nothing of the other."""
-        bounds = {**self.buckets, **other.buckets}
-        return Counts(
-            requests=self.requests + other.requests,
-            errors=self.errors + other.errors,
-            buckets={b: self.buckets.get(b, 0) + other.buckets.get(b, 0) for b in bounds},
+    def went_back(self, earlier: Counts) -> bool:
+        """Whether any counter is lower than it was."""
+        return (
+            self.requests < earlier.requests
+            or self.errors < earlier.errors
+            or any(self.buckets.get(bound, 0) < n for bound, n in earlier.buckets.items())
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 from blocks.http_probe import Probed
 from blocks.metrics import Metrics
+from domain.counting import added
 from domain.judge import Judgement, Limits, Look, Trial
 from domain.routing import LATENCY_BOUNDS_SECONDS, Counts
 from domain.verdict import Verdict, worst
@@ -111,7 +112,7 @@ class Evidence:
 
     def _counts(self, counts: Mapping[str, Counts], workload: str) -> Counts:
         found, probed = counts.get(workload, Counts()), self._probed.get(workload)
-        return found.plus(as_counted(probed, _bounds(counts))) if probed else found
+        return added(found, as_counted(probed, _bounds(counts))) if probed else found
 
     def _send_probes(self) -> None:
         """As many as are due; counted here, since for the edge they are no users' requests."""

@@ -22,6 +22,7 @@ from blocks.object_store import FileStore
 from blocks.records import Records
 from domain.application import Application, Strategy, parse
 from domain.artifact import Artifact, ServiceBundle, digest_of
+from domain.counting import added
 from domain.errors import Failed, NeedsPerson, SlipwayError, UsageError
 from domain.journal import Kind, Outcome, live
 from domain.release import BuildRecord
@@ -225,7 +226,7 @@ class World:
             for workload, percent in route.mirror.items():
                 copies = Counts(requests=requests * percent // 100)
                 self.copies += copies.requests
-                self.counted[workload] = self.counted[workload].plus(copies)
+                self.counted[workload] = added(self.counted[workload], copies)
 
     def weights(self) -> dict[str, int]:
         routes = self.routing.routes if self.routing else ()
