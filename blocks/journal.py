@@ -9,7 +9,17 @@ from typing import Any
 
 from blocks.object_store import AlreadyExists, ObjectStore
 from domain.errors import Failed, NeedsPerson
-from domain.journal import Break, Entry, Kind, Release, next_entry, releases, verify
+from domain.journal import (
+    Break,
+    Entry,
+    Kind,
+    Release,
+    next_entry,
+    releases,
+    unfinished,
+    verify,
+)
+from domain.steering import Verb, check_request, paused_by
 
 NOTES = frozenset({Kind.REFUSED, Kind.ASKED})
 """Entries whose writer changes nothing by itself, so that they need not stop anybody."""
@@ -94,15 +104,27 @@ class Journal:
         """
         self.confirm_ours()
 
-    def ask(self, release: int, data: Mapping[str, Any]) -> Entry:
-        """Append a person's request, which the process of that release reads and acts on."""
+    def ask(self, verb: Verb, reason: str) -> Entry:
+        """Append a person's request to the release under way, which reads it and acts on it.
+
+        Raises:
+            UsageError: SLP061, nothing is under way, it changes nothing, or it lacks a reason.
+        """
+        where = f"{self.application} in {self.environment}"
         while True:
+            left = unfinished(self.history())
+            paused = left is not None and self._is_paused(left.number)
+            release = check_request(self.history(), verb, reason, paused=paused, where=where)
             try:
-                return self.append(release, Kind.ASKED, data)
+                data = {"verb": verb.value, "reason": reason.strip()}
+                return self.append(release.number, Kind.ASKED, data)
             except Failed as error:
                 if error.code != "SLP054":
                     raise
                 self._entries = list(self._load())
+
+    def _is_paused(self, release: int) -> bool:
+        return paused_by(e for e in self._entries if e.release == release) is not None
 
     def note(self, kind: Kind, data: Mapping[str, Any]) -> int:
         """Append an entry that nothing acts on, under a number of its own; returns the number.

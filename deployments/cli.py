@@ -62,6 +62,7 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, name or
 Detach = Annotated[
     bool, typer.Option("--detach", help="Start it and leave; 0 then only means: started.")
 ]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; the journal keeps it.")]
 Confirm = Annotated[
     str,
     typer.Option("--confirm", metavar="APP", help="The application's name, instead of a question."),
@@ -248,6 +249,96 @@ def rollback(
     )  # fmt: skip
 
 
+@command(app, "pause")
+def pause(
+    context: typer.Context,
+    application: Application,
+    environment: Environment,
+    reason: Reason = "",
+) -> int:
+    """Hold the release under way where it is; it is watched, and still goes back by itself.
+
+    Examples:
+        slipway pause diet-game --environment production --reason "looking at the graphs"
+    """
+    from deployments import steering
+
+    return steering.ask(_home(), _console(context), application, environment, "pause", reason)
+
+
+@command(app, "resume")
+def resume(
+    context: typer.Context,
+    application: Application,
+    environment: Environment,
+    reason: Reason = "",
+) -> int:
+    """Let a paused release go on.
+
+    Examples:
+        slipway resume diet-game --environment production
+    """
+    from deployments import steering
+
+    return steering.ask(_home(), _console(context), application, environment, "resume", reason)
+
+
+@command(app, "promote")
+def promote(
+    context: typer.Context,
+    application: Application,
+    environment: Environment,
+    reason: Reason = "",
+) -> int:
+    """Skip the evidence that is missing: all traffic to the new version, checks as ever.
+
+    The journal and the report keep who decided it, and why.
+
+    Examples:
+        slipway promote diet-game --environment production --reason "fix for the outage"
+    """
+    from deployments import steering
+
+    return steering.ask(_home(), _console(context), application, environment, "promote", reason)
+
+
+@command(app, "abort")
+def abort(
+    context: typer.Context,
+    application: Application,
+    environment: Environment,
+    reason: Reason = "",
+) -> int:
+    """Take the release under way back.
+
+    Examples:
+        slipway abort diet-game --environment production --reason "wrong branch"
+    """
+    from deployments import steering
+
+    return steering.ask(_home(), _console(context), application, environment, "abort", reason)
+
+
+@command(app, "retry")
+def retry(
+    context: typer.Context,
+    application: Application,
+    environment: Environment,
+    confirm: Confirm = "",
+    detach: Detach = False,
+) -> int:
+    """Try the release that was taken back last once more: same bundles, fresh evidence.
+
+    Examples:
+        slipway retry diet-game --environment production
+    """
+    from deployments import steering
+
+    return steering.retry(
+        _home(), _console(context), application, environment, confirmed=confirm, detach=detach
+    )
+
+
 @command(app, "recover")
 def recover(
     context: typer.Context,
@@ -329,6 +420,26 @@ def verify(
     from deployments import commands
 
     return commands.verify(_home(), _console(context), application, environment)
+
+
+@command(audit, "replay")
+def replay_(
+    context: typer.Context,
+    application: Application,
+    environment: Environment,
+    release: Annotated[
+        int, typer.Option("--release", metavar="N", min=0, help="0: the newest that was judged.")
+    ] = 0,
+) -> int:
+    """Judge the kept evidence of a release again; exits 3 when an answer differs.
+
+    Examples:
+        slipway audit replay diet-game --environment production
+        slipway audit replay diet-game -e production --release 4 --json
+    """
+    from deployments import steering
+
+    return steering.judge_again(_home(), _console(context), application, environment, release)
 
 
 # --- the files and the words ----------------------------------------------------------------

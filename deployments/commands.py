@@ -54,7 +54,7 @@ def release(home: Home, console: Console, asked: Asked, *, dry_run: bool) -> int
     started = Started(
         "release/slipway",
         f"release {application.name} {version} {asked.environment}",
-        _tags(application.name, asked.environment, "release", version),
+        tags(application.name, asked.environment, "release", version),
         {
             "environment": asked.environment,
             "accept_incomplete_scan": asked.accept_incomplete_scan,
@@ -78,7 +78,7 @@ def rollback(
     detach: bool,
     dry_run: bool,
 ) -> int:
-    platform, place = _place_of(home, console, application, environment)
+    platform, place = place_of(home, console, application, environment)
     journal = place.journal(application, environment)
     current, back = releasing.find_rollback(journal, to)
     plan = releasing.make_rollback_plan(place, journal, current, back)
@@ -95,7 +95,7 @@ def rollback(
     started = Started(
         "rollback/slipway",
         f"rollback {application} {back.version} {environment}",
-        _tags(application, environment, "rollback", back.version),
+        tags(application, environment, "rollback", back.version),
         {
             "environment": environment,
             "application": application,
@@ -111,11 +111,11 @@ def rollback(
 def recover(
     home: Home, console: Console, application: str, environment: str, *, detach: bool
 ) -> int:
-    platform, place = _place_of(home, console, application, environment)
+    platform, place = place_of(home, console, application, environment)
     started = Started(
         "recover/slipway",
         f"recover {application} {environment}",
-        _tags(application, environment, "recover", ""),
+        tags(application, environment, "recover", ""),
         {
             "environment": environment,
             "application": application,
@@ -206,9 +206,7 @@ def verify(home: Home, console: Console, application: str, environment: str) -> 
     return error.exit_code
 
 
-def _place_of(
-    home: Home, console: Console, application: str, environment: str
-) -> tuple[str, Place]:
+def place_of(home: Home, console: Console, application: str, environment: str) -> tuple[str, Place]:
     """The platform that the live release runs on, and its place."""
     place = _default_place(home, console)
     releasing.require_known(place.store, application, environment)
@@ -228,7 +226,7 @@ def _default_place(home: Home, console: Console) -> Place:
     return releasing.find_place(home, releasing.SANDBOX, console)
 
 
-def _tags(application: str, environment: str, kind: str, version: str) -> tuple[str, ...]:
+def tags(application: str, environment: str, kind: str, version: str) -> tuple[str, ...]:
     tags = [f"app:{application}", f"env:{environment}", f"kind:{kind}"]
     return tuple([*tags, f"version:{version}"] if version else tags)
 

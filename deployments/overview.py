@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from blocks.journal import Journal
 from blocks.object_store import FileStore
+from blocks.records import Records
 from deployments.console import Console, table
 from deployments.releasing import known_applications
 from domain.errors import SlipwayError
 from domain.journal import Release, live, unfinished
 from domain.release import age
+from domain.steering import paused_by
+from domain.verdict import Verdict
 from sandbox import control
 from sandbox.control import PartStatus, State, Status
 from sandbox.home import Home
@@ -37,6 +41,8 @@ class Live:
     last: Release | None = None
     held: Release | None = None
     problem: str = ""
+    progress: Mapping[str, Any] | None = None
+    paused: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         last, held = self.last, self.held
@@ -51,6 +57,8 @@ class Live:
             "lock": {"holder": held.actor, "since": held.started_at.isoformat(), "run": held.run}
             if held
             else None,
+            "progress": self.progress,
+            "paused": self.paused,
             "problem": self.problem or None,
         }
 
@@ -82,14 +90,30 @@ def read_all(home: Home) -> list[Live]:
 
 
 def _read(home: Home, application: str, environment: str) -> Live:
+    store = FileStore(home.store)
     try:
-        history = Journal(FileStore(home.store), application, environment).history()
+        journal = Journal(store, application, environment)
     except SlipwayError as error:
         return Live(application, environment, problem=f"error[{error.code}]: {error.cause}")
-    current = live(history)
-    version = current.version if current else ""
-    last = history[-1] if history else None
-    return Live(application, environment, version, last, unfinished(history))
+    history = journal.history()
+    current, held = live(history), unfinished(history)
+    return Live(
+        application,
+        environment,
+        version=current.version if current else "",
+        last=history[-1] if history else None,
+        held=held,
+        progress=_progress(store, held, application, environment),
+        paused=paused_by(e for e in journal.entries if e.release == held.number) if held else None,
+    )
+
+
+def _progress(
+    store: FileStore, held: Release | None, application: str, environment: str
+) -> dict[str, Any] | None:
+    """How far the release under way is with its evidence; None when it collects none."""
+    found = Records(store).progress(application, environment) if held else None
+    return found if found and held and found["release"] == held.number else None
 
 
 def _sandbox(home: Home, status: Status | None, console: Console) -> list[str]:
@@ -123,7 +147,7 @@ def _applications(found: list[Live], console: Console) -> list[str]:
         for one in found
     ]
     lines = table(("application", "environment", "live", "last release"), rows).splitlines()
-    held = [_held(one) for one in found if one.held]
+    held = [line for one in found if one.held for line in _held(one)]
     return [*lines, *held]
 
 
@@ -137,13 +161,19 @@ def _last(one: Live, console: Console) -> str:
     return f"{one.last.number}: {one.last.version} {word}, {when} ago"
 
 
-def _held(one: Live) -> str:
+def _held(one: Live) -> Iterator[str]:
     assert one.held is not None
     since = f"{one.held.started_at:%H:%M} UTC"
-    return (
-        f"  {one.application} {one.environment}: held by {one.held.actor} since {since}, "
-        f"run {one.held.run}"
-    )
+    where = f"  {one.application} {one.environment}"
+    yield f"{where}: held by {one.held.actor} since {since}, run {one.held.run}"
+    if one.paused:
+        yield f"{where}: paused by {one.paused}"
+    if step := one.progress:
+        symbol = Verdict(step["verdict"]).symbol
+        yield (
+            f"{where}: step {step['step']} of {step['steps']}, {step['weight']}% to "
+            f"{one.held.version}: {symbol} {step['verdict']}: {step['reason']}"
+        )
 
 
 def _fit(lines: list[str]) -> list[str]:

@@ -34,6 +34,7 @@ RECOVERY = f"{AUTOMATIONS_PREFIX}recover crashed releases"
 
 # The automation's actor: it acts when nobody looks.
 _ROBOT = "slipway automation"
+_RECOVERED = ("release", "rollback", "retry")
 _APPLICATION = (
     "{{ flow_run.parameters.application }}"
     "{% if not flow_run.parameters.application %}"
@@ -194,7 +195,7 @@ async def ensure_recovery(client: PrefectClient, recover: UUID) -> None:
 
 
 def recovery_automation(recover: UUID) -> dict[str, Any]:
-    """When the process of a release or rollback died, end what it left half done.
+    """When the process of a release, rollback or retry died, end what it left half done.
 
     `recover` itself is not watched: what crashes must not start itself again.
     """
@@ -210,7 +211,7 @@ def recovery_automation(recover: UUID) -> dict[str, Any]:
             "match": {"prefect.resource.id": "prefect.flow-run.*"},
             "match_related": {
                 "prefect.resource.role": "tag",
-                "prefect.resource.id": ["prefect.tag.kind:release", "prefect.tag.kind:rollback"],
+                "prefect.resource.id": [f"prefect.tag.kind:{kind}" for kind in _RECOVERED],
             },
             "for_each": ["prefect.resource.id"],
             "threshold": 1,

@@ -447,7 +447,7 @@ def _without_report(place: Place, run: Run, console: Console) -> int:
     if run.state == "CANCELLED":
         console.finish(url, document, next=["slipway status"])
         return 130
-    if run.state == "COMPLETED" and run.tag("kind") not in ("release", "rollback"):
+    if run.state == "COMPLETED" and run.tag("kind") not in ("release", "rollback", "retry"):
         console.say(f"{console.paint('✔', 'green')} {run.message}")
         console.finish(url, {**document, "message": run.message}, next=["slipway status"])
         return 0

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from domain.application import Application, Strategy
 from domain.artifact import Artifact, ServiceBundle, digest_of
 from domain.journal import Entry, Kind, Outcome, next_entry
+from domain.judge import detectable
 from domain.release import BuildRecord, policy_for, targets, workload_name
 from domain.rollout import (
     Action,
@@ -29,6 +30,7 @@ from domain.rollout import (
     Retire,
     Route,
     Scale,
+    Step,
     Stop,
     Target,
     Wait,
@@ -269,7 +271,7 @@ class _Script:
             case Judge(subject="preflight"):
                 return [Line("check", "check", f"{new} on its private address, before any user")]
             case Judge():
-                return [Line("check", "check", self._proof(seen))]
+                return [Line("check", "check", self._proof(seen)), *self._sight(seen)]
             case Retire(workloads=workloads, keep=keep):
                 after = f"after {format_duration(keep)}"
                 return [self._stop_line(workload, after) for workload in workloads]
@@ -278,10 +280,28 @@ class _Script:
             case _:
                 return []
 
-    def _proof(self, seen: Observation) -> str:
-        new, share = self.candidate.name, self._share(seen.weights)
+    def _step(self, seen: Observation) -> Step | None:
+        """The step that needs evidence at these weights; None for one whose checks are enough."""
+        share = self._share(seen.weights)
         step = next((s for s in self.policy.steps if s.weight == share), None)
-        if step is None or not step.requests or self.stable is None:
+        return step if step and step.requests and self.stable else None
+
+    def _sight(self, seen: Observation) -> list[Line]:
+        """What the evidence of the step can show, said before anybody trusts it."""
+        step = self._step(seen)
+        if step is None or not step.weight:
+            return []
+        found = detectable(
+            self.policy.limits,
+            weight_percent=step.weight,
+            error_rate=self.application.objectives.error_rate,
+            requests=step.requests,
+        )
+        return [Line("check", "see", found.sentence)]
+
+    def _proof(self, seen: Observation) -> str:
+        new, step = self.candidate.name, self._step(seen)
+        if step is None or self.stable is None:
             return f"{new} through the edge; it goes back on failure"
         return (
             f"{new} against {self.stable.name} on {step.requests} requests at least; "

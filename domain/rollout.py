@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from domain.application import Canary, Probes, Strategy, Testers
 from domain.journal import Entry, Kind, Outcome
 from domain.judge import Limits
-from domain.steering import Verb
+from domain.steering import Verb, said
 from domain.units import Duration, format_duration, parse_duration
 from domain.verdict import Verdict
 
@@ -588,8 +588,7 @@ def _asked(state: State, entry: Entry) -> State:
     """What a person asked for while it ran; a request that came too late changes nothing."""
     if state.aborting is not None or state.finished or state.complete:
         return state
-    said = entry.data.get("reason") or "no reason given"
-    who = f"{entry.actor}: {said}"
+    who = said(entry)
     match entry.data.get("verb"):
         case Verb.PAUSE:
             return replace(state, paused=who)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 from domain.errors import UsageError
-from domain.journal import Release, unfinished
+from domain.journal import Entry, Kind, Outcome, Release, unfinished
 
 
 class Verb(StrEnum):
@@ -19,6 +19,23 @@ class Verb(StrEnum):
 
 
 _NEEDS_REASON = (Verb.PROMOTE, Verb.ABORT)
+
+
+def said(entry: Entry) -> str:
+    """Who asked, and why."""
+    return f"{entry.actor}: {entry.data.get('reason') or 'no reason given'}"
+
+
+def paused_by(entries: Iterable[Entry]) -> str | None:
+    """Who holds a release, from its entries; None when nobody does."""
+    who = None
+    for entry in entries:
+        match entry.data.get("verb") if entry.kind is Kind.ASKED else None:
+            case Verb.PAUSE:
+                who = said(entry)
+            case Verb.RESUME | Verb.PROMOTE:
+                who = None
+    return who
 
 
 def check_request(
@@ -51,3 +68,20 @@ def check_request(
             "SLP061", f"release {release.number} of {where} is {state}", help="see `slipway status`"
         )
     return release
+
+
+def last_attempt(history: Sequence[Release], where: str) -> Release:
+    """The release that a retry tries again: the newest that moved anything, if it was taken back.
+
+    Raises:
+        UsageError: SLP061 when there is nothing to try again.
+    """
+    last = next((r for r in reversed(history) if r.workloads), None)
+    if last is None or last.outcome is None or last.outcome is Outcome.PROMOTED:
+        seen = f"{last.number} is {last.outcome or 'under way'}" if last else "there is none"
+        raise UsageError(
+            "SLP061",
+            f"looked for a release of {where} that was taken back, to try it again; {seen}",
+            help="see `slipway history`",
+        )
+    return last

@@ -25,6 +25,8 @@ BIN = Path(sys.executable).parent
 STATE = Path(os.environ.get("SLIPWAY_HOME", ROOT / ".slipway"))
 WORK = STATE / "demo"
 APPLICATION, ENVIRONMENT = "diet-game", "production"
+WHERE = ("--environment", ENVIRONMENT)
+VERSIONS = ("1.0.0", "1.1.0", "1.2.0", "1.2.1")
 USERS, SPAWN_PER_SECOND = 40, 20
 
 
@@ -35,59 +37,76 @@ class DemoFailed(Exception):
 def main() -> int:
     began = time.monotonic()
     os.chdir(ROOT)
-    say("1/6", "start the sandbox: Prefect, PostgreSQL, Redis, Traefik, a cluster")
+    say("1/8", "start the sandbox: Prefect, PostgreSQL, Redis, Traefik, a cluster")
     up = slipway("up")
     addresses = up["addresses"]
-    first, second = prepare_sources()
-    say("2/6", f"release {APPLICATION} 1.0.0 to {ENVIRONMENT}")
+    first, second, bad, good = prepare_sources()
+    say("2/8", f"release {APPLICATION} 1.0.0 to {ENVIRONMENT}")
     releases = [ship(first)]
-    say("3/6", f"{USERS} users sign in, look for foods and log meals, from now to the end")
+    say("3/8", f"{USERS} users sign in, look for foods and log meals, from now to the end")
     with users(addresses["edge_web"]) as traffic:
-        say("4/6", f"release {APPLICATION} 1.1.0 under that traffic: a new table, blue-green")
+        say("4/8", f"release {APPLICATION} 1.1.0 under that traffic: a new table, blue-green")
         releases.append(ship(second))
-        say("5/6", "go back to 1.0.0 and forward to 1.1.0 again")
+        say("5/8", "go back to 1.0.0 and forward to 1.1.0 again")
         releases += [go_back(), go_back()]
-    say("6/6", "count")
+    with users(addresses["edge_web"]) as canaries:
+        say("6/8", "release 1.2.0 as a canary: 1 in 20 of its answers is an error, in production only")
+        releases.append(caught(slipway("release", str(bad), *WHERE, expected=1)))
+        say("7/8", "release 1.2.1 as a canary: the same, repaired")
+        releases.append(ship(good))
+    say("8/8", "count")
+    harmed = releases[-2]["failed_requests"]
+    kept = traffic["failed_requests"] == 0 and canaries["failed_requests"] <= harmed
     result = {
-        "outcome": "passed" if traffic["failed_requests"] == 0 else "failed",
+        "outcome": "passed" if kept else "failed",
         "seconds": round(time.monotonic() - began, 1),
         "addresses": {
             "prefect_ui": addresses["prefect_ui"],
             "application": releases[-1]["url"],
         },
         "users": traffic,
+        "users_during_canaries": canaries,
         "releases": releases,
     }
     STATE.mkdir(exist_ok=True)
     (STATE / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
     show(result)
-    if not traffic["requests"]:
+    if not traffic["requests"] or not canaries["requests"]:
         raise DemoFailed("the users sent no request, so nothing was shown; see the log above")
     return 0 if result["outcome"] == "passed" else 1
 
 
-def prepare_sources() -> tuple[Path, Path]:
-    """Two checkouts, as a developer would have them: before and after a change."""
+def prepare_sources() -> list[Path]:
+    """A checkout of each version, as a developer would have them: each has one change more."""
     shutil.rmtree(WORK, ignore_errors=True)
     shutil.copytree(EXAMPLES / "advisories", WORK / "advisories")
-    before, after = WORK / "before", WORK / "after"
-    for folder in (before, after):
+    folders = []
+    for number, version in enumerate(VERSIONS):
+        folder = WORK / version
         shutil.copytree(
             EXAMPLES / "diet_game", folder, ignore=shutil.ignore_patterns("__pycache__")
         )
         # A repository of its own: inside another one, `git apply` would silently do nothing.
         subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
-    patch = EXAMPLES / "changes" / "diet_game-1.1.0.patch"
-    subprocess.run(["git", "apply", str(patch)], cwd=after, check=True)
-    return before, after
+        for change in VERSIONS[1 : number + 1]:
+            patch = EXAMPLES / "changes" / f"diet_game-{change}.patch"
+            subprocess.run(["git", "apply", str(patch)], cwd=folder, check=True)
+        folders.append(folder)
+    return folders
 
 
 def ship(source: Path) -> dict[str, Any]:
-    return promoted(slipway("release", str(source), "--environment", ENVIRONMENT))
+    return promoted(slipway("release", str(source), *WHERE))
 
 
 def go_back() -> dict[str, Any]:
-    return promoted(slipway("rollback", APPLICATION, "--environment", ENVIRONMENT))
+    return promoted(slipway("rollback", APPLICATION, *WHERE))
+
+
+def caught(report: dict[str, Any]) -> dict[str, Any]:
+    if report.get("outcome") != "ROLLED_BACK" or not report.get("verdicts"):
+        raise DemoFailed(f"expected ROLLED_BACK, got {report.get('outcome')}: {report}")
+    return report
 
 
 def promoted(report: dict[str, Any]) -> dict[str, Any]:
@@ -96,8 +115,12 @@ def promoted(report: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
-def slipway(*arguments: str) -> dict[str, Any]:
-    """Run one command; its talk goes to the screen, its result comes back."""
+def slipway(*arguments: str, expected: int = 0) -> dict[str, Any]:
+    """Run one command; its talk goes to the screen, its result comes back.
+
+    Args:
+        expected: the exit code that it must end with.
+    """
     print(f"\n$ slipway {' '.join(arguments)}", flush=True)
     done = subprocess.run(
         [str(BIN / "slipway"), *arguments, "--json"], stdout=subprocess.PIPE, text=True
@@ -106,7 +129,7 @@ def slipway(*arguments: str) -> dict[str, Any]:
         document = json.loads(done.stdout)
     except ValueError:
         document = {}
-    if done.returncode != 0 or not isinstance(document, dict):
+    if done.returncode != expected or not isinstance(document, dict):
         raise DemoFailed(f"`slipway {arguments[0]}` ended with code {done.returncode}")
     return document
 
@@ -153,21 +176,33 @@ def wait_for_users(process: subprocess.Popen[bytes], log: Path) -> None:
 
 def show(result: dict[str, Any]) -> None:
     rows = [("what", "outcome", "seconds", "requests", "failed")]
-    words = ("release 1.0.0", "release 1.1.0 under traffic", "back to 1.0.0", "forward to 1.1.0")
+    words = (
+        "release 1.0.0", "release 1.1.0 under traffic", "back to 1.0.0", "forward to 1.1.0",
+        "canary 1.2.0, a bad one", "canary 1.2.1",
+    )  # fmt: skip
     for word, report in zip(words, result["releases"], strict=True):
         rows.append(
             (word, report["outcome"], f"{report['seconds']:.1f}", str(report["requests"]),
              str(report["failed_requests"]))
         )  # fmt: skip
-    counts = result["users"]
-    rows.append(("the users' own count", "", "", str(counts["requests"]),
-                 str(counts["failed_requests"])))  # fmt: skip
+    for word, counts in (
+        ("the users' own count", result["users"]),
+        ("the same during canaries", result["users_during_canaries"]),
+    ):
+        failed = str(counts["failed_requests"])
+        rows.append((word, "", "", str(counts["requests"]), failed))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     print()
     for row in rows:
         print(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         )
+    bad = result["releases"][-2]
+    print(
+        f"\n1.2.0 was found out after {bad['detected_after_requests']} requests, and its traffic was"
+        f" back {bad['rollback_seconds']:.1f} s later; only its own {bad['failed_requests']} errors"
+        " reached users"
+    )
     answers(result["addresses"]["prefect_ui"])
     print(f"\nPrefect UI      {result['addresses']['prefect_ui']}")
     print(f"application     {result['addresses']['application']}")

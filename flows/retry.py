@@ -11,6 +11,7 @@ from prefect.states import Completed, Failed
 from blocks.platform import load_platform
 from domain.application import Strategy
 from domain.errors import SlipwayError
+from domain.steering import last_attempt
 from flows.verify import verify
 from tasks.alerts import ALERTS
 from tasks.locks import environment_lock
@@ -25,7 +26,6 @@ from tasks.releasing import (
 )
 from tasks.reporting import Telling, told
 from tasks.sourcing import read_record
-from tasks.steering import last_attempt
 
 
 @flow(name="retry", flow_run_name=run_name, timeout_seconds=7200,
@@ -49,7 +49,8 @@ def retry(
             environment_lock(application, environment),
             undone_when_stopped(target, application, environment),
         ):
-            last = last_attempt(open_journal(target, application, environment, actor))
+            journal = open_journal(target, application, environment, actor)
+            last = last_attempt(journal.history(), f"{application} in {environment}")
             telling.version, telling.digest = last.version, last.digest
             telling.strategy = last.strategy
             record = read_record(target, last.digest)

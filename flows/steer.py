@@ -13,7 +13,6 @@ from domain.steering import Verb
 from tasks.alerts import ALERTS
 from tasks.naming import run_name
 from tasks.releasing import open_journal
-from tasks.steering import ask
 
 
 @flow(name="steer", flow_run_name=run_name, timeout_seconds=60,
@@ -37,6 +36,6 @@ def steer(
         platform: Slipway Platform block it runs on.
     """
     journal = open_journal(load_platform(platform), application, environment, actor)
-    release = ask(journal, Verb(verb), reason)
-    what = f"release {release.number} ({release.version}) of {application} in {environment}"
+    entry = journal.ask(Verb(verb), reason)
+    what = f"release {entry.release} of {application} in {environment}"
     return Completed(message=f"asked {what} to {verb}")

@@ -46,7 +46,6 @@ from flows.retry import retry
 from flows.rollback import rollback
 from sandbox import control
 from sandbox.home import Home
-from tasks.steering import ask
 from tests.scenarios.apps import App
 from tests.scenarios.users import Users
 
@@ -101,7 +100,7 @@ class World:
 
     def ask(self, application: str, verb: str, reason: str) -> None:
         """What `slipway pause` and the like do."""
-        ask(self.journal(application), Verb(verb), reason)
+        self.journal(application).ask(Verb(verb), reason)
 
     def weight(self, application: str, release: int) -> int:
         """Percent of users' requests that go to a release, as the edge has it."""
