@@ -221,6 +221,34 @@ def release(
     return commands.release(_home(), _console(context), asked, dry_run=dry_run)
 
 
+@command(app, "simulate")
+def simulate(
+    context: typer.Context,
+    path: Source,
+    environment: Environment,
+    scenario: Annotated[
+        str,
+        typer.Option("--scenario", metavar="NAME", help="What the new version is like; all: each."),
+    ] = "all",
+    rate: Annotated[
+        float,
+        typer.Option("--rate", metavar="R", min=-1, help="Users' requests a second; -1: as told."),
+    ] = -1,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the chances.")] = 1,
+) -> int:
+    """What a release of this application would do, played in memory; nothing is touched.
+
+    The state machine and the judge are the real ones; users, cluster and clock are made up.
+
+    Examples:
+        slipway simulate examples/diet_game --environment production
+        slipway simulate . -e production --scenario bad --rate 20
+    """
+    from deployments import simulating
+
+    return simulating.show(path, environment, scenario, rate, seed, _console(context))
+
+
 @command(app, "rollback")
 def rollback(
     context: typer.Context,

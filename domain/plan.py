@@ -142,7 +142,7 @@ def plan_release(
         live: what serves now by the journal; None when nothing does.
         number: the release number that the journal will give.
     """
-    record = _unbuilt(application, version)
+    record = unbuilt(application, version)
     workloads = {
         service: workload_name(application.name, environment, service, number)
         for service in application.services
@@ -171,7 +171,7 @@ def plan_rollback(
         application: application.yaml as it was when ``back_to`` was built.
         present: replicas by workload that the earlier release still has.
     """
-    record = _unbuilt(application, back_to.name)
+    record = unbuilt(application, back_to.name)
     policy = policy_for(record, environment, Strategy.BLUE_GREEN, migrate=False)
     return _plan(
         f"take {application.name} in {environment} back to {back_to.name} from {live.name}",
@@ -394,7 +394,7 @@ def _after(action: Action, seen: Observation, policy: Policy) -> Observation:
     return replace(seen, groups=groups)
 
 
-def _unbuilt(application: Application, version: str) -> BuildRecord:
+def unbuilt(application: Application, version: str) -> BuildRecord:
     """A record of the right shape for rules that look at nothing that a build decides."""
     bundle = ServiceBundle(digest=_UNBUILT, size_bytes=0, built_from=_UNBUILT)
     artifact = Artifact(

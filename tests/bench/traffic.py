@@ -43,13 +43,14 @@ async def main() -> None:
     async with aiohttp.ClientSession(
         arguments.url, connector=connector, timeout=timeout, headers=headers
     ) as session:
-        await _sign_in(session)
-        outcome = await _load(session, arguments.rate, stop)
+        if not arguments.plain:
+            await _sign_in(session)
+        outcome = await _load(session, arguments.rate, stop, arguments.plain)
     print(json.dumps(outcome))
 
 
 async def _load(
-    session: aiohttp.ClientSession, rate: float, stop: asyncio.Event
+    session: aiohttp.ClientSession, rate: float, stop: asyncio.Event, plain: str
 ) -> dict[str, object]:
     counted: Counter[str] = Counter()
     seconds: list[float] = []
@@ -64,7 +65,7 @@ async def _load(
                 await asyncio.wait_for(stop.wait(), early)
         if stop.is_set():
             break
-        request = asyncio.create_task(_one(session, number, due, counted, seconds))
+        request = asyncio.create_task(_one(session, number, due, counted, seconds, plain))
         pending.add(request)
         request.add_done_callback(pending.discard)
     elapsed = time.monotonic() - began
@@ -85,10 +86,13 @@ async def _one(
     due: float,
     counted: Counter[str],
     seconds: list[float],
+    plain: str,
 ) -> None:
     """Its time begins when it was due, so that a caller that falls behind flatters nobody."""
     try:
-        if number % 5 == 0:
+        if plain:
+            answer = await session.get(plain)
+        elif number % 5 == 0:
             answer = await session.post(
                 "/api/meals",
                 json={"food_id": 1 + number % 300, "grams": 100},
@@ -114,6 +118,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--url", required=True)
     parser.add_argument("--host", required=True)
+    parser.add_argument("--plain", default="", metavar="PATH", help="only GET this path")
     parser.add_argument("--rate", type=float, default=500)
     parser.add_argument("--seconds", type=float, default=600)
     return parser.parse_args()
