@@ -400,13 +400,13 @@ def judge(looks: Sequence[Look], limits: Limits) -> Judgement:
 
 @dataclass(frozen=True)
 class Detectable:
-    """The least harm that a step can be expected to see (4 times in 5), said before it begins.
+    """The least harm that a step can be expected to see, said before it begins.
 
     Attributes:
-        error_ratio: candidate's error rate over stable's; None: no ratio can be seen.
-        p95_ratio: candidate's 95th percentile over stable's, for latencies spread as
-            ``power.SPREAD`` says, with a look for every ``power.LOOK_REQUESTS`` requests of the
-            smaller arm; None: no slowdown can be seen.
+        error_ratio: candidate's error rate over stable's, seen 4 times in 5; None: no ratio is.
+        p95_ratio: candidate's 95th percentile over stable's, seen about as often, for
+            independent latencies spread as ``power.SPREAD`` says, with a look for every
+            ``power.LOOK_REQUESTS`` requests of the smaller arm; None: no slowdown is.
         requests: of the candidate.
         sentence: all that for a person.
     """

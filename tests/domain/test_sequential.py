@@ -188,7 +188,7 @@ def chain(random: np.random.Generator, trials: int, count: int, phi: float) -> n
 
 def alarms(mine: np.ndarray, theirs: np.ndarray, looks: int) -> float:
     """Share of trials that ever alarm; the log-latencies are cut into ``looks``."""
-    bounds = np.linspace(-3, 3, 19)
+    bounds = np.log(power.BUCKET_RATIO) / power.SPREAD * np.arange(-5.3, 6)
     slowness = Slowness(len(bounds), len(mine))
     for a, b in zip(np.split(mine, looks, 1), np.split(theirs, looks, 1), strict=True):
         asked = np.stack([np.full(len(x), x.shape[1], dtype=np.int64) for x in (a, b)])
@@ -254,7 +254,7 @@ def test_what_is_said_to_be_seen_is_seen(share: float, base: float, requests: in
     assert ever(share, base, unseen, requests) <= power.UNSEEN + 0.2
 
 
-@pytest.mark.parametrize("requests", [2500, 5000])
+@pytest.mark.parametrize("requests", [1500, 2500, 5000])
 def test_a_slowdown_that_is_said_to_be_seen_is_seen(requests: int) -> None:
     ratio = power.p95_ratio(requests, requests, ALARM)
     assert ratio is not None
@@ -262,7 +262,7 @@ def test_a_slowdown_that_is_said_to_be_seen_is_seen(requests: int) -> None:
     a, b = (power.SPREAD * random.standard_normal((200, requests)) for _ in range(2))
     slower = np.where(a > 0, a * (1 + math.log(ratio) / (power.SPREAD * 1.6449)), a)
     found = alarms(slower / power.SPREAD, b / power.SPREAD, requests // power.LOOK_REQUESTS)
-    assert 0.65 <= found <= 0.97
+    assert 0.5 <= found <= 0.97
 
 
 def test_nothing_is_promised_of_a_handful_of_requests() -> None:
