@@ -15,11 +15,34 @@ import pytest
 
 from blocks.journal import Journal
 from blocks.object_store import FileStore
+from deployments.cli import main
 from domain.journal import Kind
 from sandbox.home import Home
 
 RUN = "5d3f0c1e-0000-4000-8000-000000000001"
 FLOW = "f10w0000-0000-4000-8000-000000000001"
+
+
+@dataclass
+class Ended:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.out)
+        return document
+
+
+@pytest.fixture
+def slipway(home: Home, capfd: pytest.CaptureFixture[str]) -> Any:
+    def call(*words: str | Path) -> Ended:
+        capfd.readouterr()
+        code = main([str(word) for word in words])
+        return Ended(code, *capfd.readouterr())
+
+    return call
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import statistics
@@ -10,12 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from deployments.cli import main
 from domain.errors import CATALOGUE
 from sandbox.home import Home
 
@@ -29,28 +26,6 @@ loaded = [name for name in ("prefect", "rich", "httpx") if name in sys.modules]
 print("LOADED", *loaded, file=sys.stderr)
 sys.exit(code)
 """
-
-
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.out)
-        return document
-
-
-@pytest.fixture
-def slipway(home: Home, capfd: pytest.CaptureFixture[str]) -> Any:
-    def call(*words: str | Path) -> Ended:
-        capfd.readouterr()
-        code = main([str(word) for word in words])
-        return Ended(code, *capfd.readouterr())
-
-    return call
 
 
 def process(words: Sequence[str], home: Home, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -58,7 +58,7 @@ def test_traefik_listens_on_loopback_only(home: Home) -> None:
     assert set(config["entryPoints"]) == {"web", "internal", "traefik"}
     for entry in config["entryPoints"].values():
         assert entry["address"].startswith("127.0.0.1:")
-    assert config["metrics"]["prometheus"]["buckets"] == list(parts.LATENCY_BUCKETS_SECONDS)
+    assert config["metrics"]["prometheus"]["buckets"] == list(parts.LATENCY_BOUNDS_SECONDS)
 
 
 def test_our_loggers_have_a_level_in_prefects_logging(home: Home) -> None:
