@@ -384,6 +384,28 @@ def recover(
     return commands.recover(_home(), _console(context), application, environment, detach=detach)
 
 
+@command(app, "contract")
+def contract(
+    context: typer.Context,
+    application: Application,
+    environment: Environment,
+    confirm: Confirm = "",
+    detach: Detach = False,
+) -> int:
+    """Drop from the schema what only older versions needed; after it there is no way back.
+
+    Refused while an older version serves, is kept for a way back, or is on its way.
+
+    Examples:
+        slipway contract diet-game --environment production
+    """
+    from deployments import steering
+
+    return steering.contract(
+        _home(), _console(context), application, environment, confirmed=confirm, detach=detach
+    )
+
+
 @command(app, "history")
 def history(
     context: typer.Context,

@@ -20,6 +20,7 @@ from deployments.console import Console, nearest, table
 from deployments.follow import first_line, follow
 from deployments.runs import PrefectServer, Run
 from domain.application import FILE_NAME, Application, Strategy, parse
+from domain.contract import check_way_back
 from domain.errors import (
     CATALOGUE,
     AwaitingApproval,
@@ -226,6 +227,7 @@ def find_rollback(journal: Journal, number: int) -> tuple[Release, Release]:
     if back is None or back.number == current.number:
         what = f"release {number} that was live and is not now" if number else "earlier version"
         raise UsageError("SLP006", f"{where} has no {what} to go back to", help=f"see `{see}`")
+    check_way_back(journal.entries, back, where)
     return current, back
 
 

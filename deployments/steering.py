@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from blocks.journal import Journal
 from blocks.object_store import FileStore
 from blocks.records import Records
 from deployments import commands, releasing
@@ -113,12 +114,42 @@ def retry(
     journal = place.journal(application, environment)
     last = last_attempt(journal.history(), f"{application} in {environment}")
     console.say(f"try {application} {last.version} in {environment} again, {last.strategy}")
-    command = f"slipway retry {application} --environment {environment}"
+    return _start(place, platform, console, journal, "retry", last.version, confirmed, detach)
+
+
+def contract(
+    home: Home,
+    console: Console,
+    application: str,
+    environment: str,
+    *,
+    confirmed: str,
+    detach: bool,
+) -> int:
+    platform, place = commands.place_of(home, console, application, environment)
+    journal = place.journal(application, environment)
+    console.say(f"contract the schema of {application} in {environment}: no earlier version after")
+    return _start(place, platform, console, journal, "contract", "", confirmed, detach)
+
+
+def _start(
+    place: Place,
+    platform: str,
+    console: Console,
+    journal: Journal,
+    kind: str,
+    version: str,
+    confirmed: str,
+    detach: bool,
+) -> int:
+    application, environment = journal.application, journal.environment
+    command = f"slipway {kind} {application} --environment {environment}"
     releasing.confirm(console, platform, application, confirmed, command)
+    name = " ".join(word for word in (kind, application, version, environment) if word)
     started = Started(
-        "retry/slipway",
-        f"retry {application} {last.version} {environment}",
-        commands.tags(application, environment, "retry", last.version),
+        f"{kind}/slipway",
+        name,
+        commands.tags(application, environment, kind, version),
         {
             "environment": environment,
             "application": application,

@@ -148,7 +148,12 @@ class Database(_Model):
     """A PostgreSQL database per environment, given to services as DATABASE_URL."""
 
     engine: Literal["postgresql"] = "postgresql"
-    migrate: str | None = Field(None, description="Brings the schema up to date; rerunnable.")
+    migrate: str | None = Field(
+        None, description="Expands the schema before traffic; the old version runs on it too."
+    )
+    contract: str | None = Field(
+        None, description="Drops what only older versions needed; see `slipway contract`."
+    )
     seed: str | None = Field(None, description="Runs after each migration; rerunnable.")
     service: Name | None = Field(None, description="Whose bundle runs both; the first by default.")
     timeout: PositiveDuration = parse_duration("5m")

@@ -411,6 +411,31 @@ CATALOGUE: dict[str, Page] = {
             "Wait for it, abort it with a reason, or declare `superseding: queue` or `replace`.",
         ),
         Page(
+            "SLP063",
+            "the schema may not be contracted yet",
+            1,
+            "A version that needs the schema as it is serves, is kept for a way back, or may come "
+            "back because a release is under way. Nothing was changed.",
+            "Wait until `keep_previous` has passed or the release has ended, then run `slipway "
+            "contract` again.",
+        ),
+        Page(
+            "SLP064",
+            "the live version declares no contraction",
+            2,
+            "`slipway contract` runs `database.contract` of the version that is live, and that "
+            "version has none.",
+            "Add `contract` to `database` in application.yaml, and release that version first.",
+        ),
+        Page(
+            "SLP065",
+            "the way back is closed",
+            2,
+            "The schema was contracted: what older versions need is no longer there, so traffic "
+            "cannot go back to them.",
+            "Go forward: correct the fault and release that. Or restore a backup from before.",
+        ),
+        Page(
             "SLP070",
             "the Prefect server does not answer",
             1,

@@ -31,27 +31,43 @@ def prepare_database(platform: Platform, record: BuildRecord, environ: Mapping[s
     database = record.application.database
     if database is None:
         return
+    for what, command in (("migration", database.migrate), ("seed", database.seed)):
+        if command is not None:
+            _run(platform, record, environ, what, command)
+
+
+@task(name="contract", task_run_name="contract {environment}", cache_policy=NO_CACHE)
+def contract_database(platform: Platform, record: BuildRecord, environment: str) -> None:
+    """Run the contraction of the database of an environment. Raises Failed SLP052."""
+    database = record.application.database
+    assert database is not None and database.contract is not None
+    environ = backing_environ(platform, record, environment)
+    _run(platform, record, environ, "contraction", database.contract)
+
+
+def _run(
+    platform: Platform, record: BuildRecord, environ: Mapping[str, str], what: str, command: str
+) -> None:
+    database = record.application.database
+    assert database is not None
     service = database.service or record.application.first_service
     bundle = platform.bundles.materialize(record.artifact.services[service].digest)
     venv = bundle / "venv"
-    for what, command in (("migration", database.migrate), ("seed", database.seed)):
-        if command is None:
-            continue
-        log = Path(platform.store_root).parent / "logs" / f"{what}-{uuid.uuid4().hex[:12]}.log"
-        ended = commands.run(
-            command,
-            cwd=bundle / "app",
-            venv=venv if venv.exists() else None,
-            environ=environ,
-            seconds=database.timeout.total_seconds(),
-            log=log,
+    log = Path(platform.store_root).parent / "logs" / f"{what}-{uuid.uuid4().hex[:12]}.log"
+    ended = commands.run(
+        command,
+        cwd=bundle / "app",
+        venv=venv if venv.exists() else None,
+        environ=environ,
+        seconds=database.timeout.total_seconds(),
+        log=log,
+    )
+    if ended.code != 0:
+        how = "did not end in time" if ended.code is None else f"ended with code {ended.code}"
+        raise Failed(
+            "SLP052",
+            f"the {what} `{command}` of {record.application.name} {record.version} {how}",
+            help="read its last lines; make it rerunnable, the next release runs it again",
+            where=str(log),
+            detail=ended.tail,
         )
-        if ended.code != 0:
-            how = "did not end in time" if ended.code is None else f"ended with code {ended.code}"
-            raise Failed(
-                "SLP052",
-                f"the {what} `{command}` of {record.application.name} {record.version} {how}",
-                help="read its last lines; make it rerunnable, the next release runs it again",
-                where=str(log),
-                detail=ended.tail,
-            )

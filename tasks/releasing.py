@@ -13,6 +13,7 @@ from blocks.journal import Journal
 from blocks.platform import Platform
 from blocks.records import Records
 from domain.application import Strategy
+from domain.contract import check_way_back
 from domain.errors import Failed, NeedsPerson, SlipwayError, UsageError
 from domain.journal import Kind, Outcome, Release, live, previous_live, unfinished
 from domain.release import (
@@ -261,6 +262,7 @@ def target_release(journal: Journal, wanted: int) -> Release:
             f"to; promoted were: {promoted or 'none'}",
             help=f"see `slipway history {journal.application} --environment {journal.environment}`",
         )
+    check_way_back(journal.entries, found, f"{journal.application} in {journal.environment}")
     if current and found.workloads == current.workloads:
         raise UsageError(
             "SLP004",

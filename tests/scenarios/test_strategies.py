@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from domain.journal import Outcome
+from flows.contract import contract
 from tests.scenarios.apps import WORK, App, Document, service
 from tests.scenarios.users import Users
 from tests.scenarios.world import PRODUCTION, World, error_in, wait_until
@@ -233,3 +234,23 @@ def test_the_example_with_two_services_twice(world: World, tmp_path: Path) -> No
     assert [r.outcome for r in journal.history()] == [Outcome.PROMOTED] * 2
     world.assert_no_leftovers("two-services")
     world.stop("two-services")
+
+
+def test_a_contraction_waits_for_the_old_version_and_closes_the_way_back(
+    world: World, app: App
+) -> None:
+    def version(name: str, keep: str = "10m") -> str:
+        database = {"migrate": "true", "contract": "touch contracted"}
+        places = {"production": {"strategy": "blue-green", "keep_previous": keep}}
+        return app.write({"version": name, "database": database, "environments": places})
+
+    world.ship(version("1.0.0"))
+    world.ship(version("1.1.0"))
+    early = contract(PRODUCTION, app.name, return_state=True)
+    assert early.is_failed() and error_in(early).code == "SLP063"
+    world.platform.cluster.stop(f"{app.name}.production.web.r1")
+    done = contract(PRODUCTION, app.name, return_state=True)
+    assert done.is_completed(), done.message
+    back = world.rollback(app.name)
+    assert back.state.is_failed() and back.code == "SLP065", back
+    world.assert_serves(app.name, "1.1.0")
