@@ -159,6 +159,14 @@ def test_pain_13_an_objective_that_stable_breaks_itself_is_already_red() -> None
     assert (worse.verdict, worse.numbers["rule"]) == (Verdict.FAIL, "share of errors")
 
 
+def test_what_was_red_for_certain_stays_red_when_stable_recovers() -> None:
+    limits = Limits(error_rate=0.02)
+    red = Look(at=at(1), candidate=plain(500, 40), stable=plain(500, 45))
+    better = Look(at=at(2), candidate=plain(1000, 40), stable=plain(10_000, 45))
+    assert judge([red], limits).numbers["error_rate_already_red"] is True
+    assert "objective" not in judge([red, better], limits).numbers["rule"]
+
+
 def test_a_p95_objective_without_latencies_is_no_pass() -> None:
     judgement = judge(steady(make=plain), Limits(p95_seconds=0.3))
     assert judgement.verdict is Verdict.NO_DATA and "no latencies" in judgement.reason

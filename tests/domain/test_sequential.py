@@ -63,6 +63,25 @@ def test_the_bet_is_fair_for_a_candidate_that_errs_no_more_often(
         assert (mean <= BELOW_ONE).all()
 
 
+@pytest.mark.parametrize(("a", "b"), [(5, 5), (5, 95), (80, 20)])
+def test_a_single_error_is_betted_on_at_exactly_fair_odds(a: int, b: int) -> None:
+    """It is the candidate's with its share of requests, and the mean is 1, not less."""
+    mine, theirs = Shares(), Shares()
+    mine.add(column(1, a, 0, b))
+    theirs.add(column(0, a, 1, b))
+    mean = (a * np.exp(mine.log_e[0]) + b * np.exp(theirs.log_e[0])) / (a + b)
+    assert mean == pytest.approx(1.0)
+
+
+def test_the_highest_evidence_is_remembered() -> None:
+    shares, rate = Shares(), Rate(0.01)
+    for errors, stable_errors in ((5, 0), (0, 90)):
+        shares.add(column(errors, 100, stable_errors, 100))
+        rate.add(column(errors)[0], column(10 if errors else 9000)[0])
+    for test in (shares, rate):
+        assert test.log_e[0] < 0 < test.log_peak[0]
+
+
 @pytest.mark.parametrize("stop_at", [0.7, 1.1, 2.0, 5.0])
 def test_stopping_when_it_looks_good_gains_nothing(stop_at: float) -> None:
     """Two blocks, all outcomes, stopped after the first when the wealth is at ``stop_at``."""
