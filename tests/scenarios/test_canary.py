@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
 
 from domain.journal import Kind, Outcome
 from tests.scenarios.apps import App, service
-from tests.scenarios.world import World, wait_until
+from tests.scenarios.killing import Killer
+from tests.scenarios.world import PRODUCTION, World, wait_until
 
 pytestmark = pytest.mark.sandbox
 
@@ -149,3 +151,50 @@ def test_a_newer_release_follows_the_declared_policy(world: World, app: App, pol
             assert second.outcome is Outcome.PROMOTED, second
     assert users.failed == []
     world.assert_serves(app.name, "1.2.0" if policy == "replace" else "1.0.0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("interrupted", ["reverse", "continue"])
+def test_a_canary_killed_at_every_boundary_is_ended_by_recover(
+    world: World, app: App, killer: Killer, interrupted: str, when: str
+) -> None:
+    """SIGKILL at each entry that a canary writes; nobody is there to undo anything."""
+    more = {"canary": {"steps": ["20%"], "requests": 20, "interrupted": interrupted}}
+    world.ship(version(app, "1.0.0", more))
+    with world.users(app.name, rate=60) as users:
+        for number in range(1, 40):
+            source = version(app, f"1.{number}.0", more)
+            code = killer.run("deploy", when, number, environment=PRODUCTION, source=source)
+            if code != -signal.SIGKILL:
+                break
+            world.free_slot(app.name)
+            world.recover(app.name)
+            current = world.live(app.name)
+            assert current is not None
+            world.assert_serves(app.name, current.version)
+    assert code == 0 and number > 10, "not every entry of a canary was reached"
+    assert users.failed == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["traefik", "prefect", "cluster"])
+def test_a_part_killed_in_mid_canary_ends_nothing(world: World, app: App, part: str) -> None:
+    """Traefik takes its counters along, and Prefect its runs; the step goes on collecting."""
+    more = {"canary": {"steps": ["20%"], "requests": 300}}
+    world.ship(version(app, "1.0.0"))
+    with world.users(app.name, rate=100) as users:
+        result = world.in_thread(lambda: world.release(version(app, "1.1.0", more)))
+        wait_until(lambda: world.weight(app.name, 2) == 20, "the first step", 90)
+        users.wait_for(50)
+        killed_at = users.now()
+        world.kill_part(part)
+        world.await_parts()
+        world.tried(result)
+        users.wait_for(20)
+    last = world.journal(app.name).history()[-1]
+    assert last.outcome is Outcome.PROMOTED, last
+    back = world.down_from(killed_at, users.seen)
+    late = [f for f in users.failed if not killed_at - 0.5 <= f[0] <= back]
+    assert late == [] and (part == "traefik" or users.failed == [])
+    world.assert_serves(app.name, "1.1.0")
