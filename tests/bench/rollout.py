@@ -50,7 +50,7 @@ def connected(home: Home) -> Iterator[None]:
     """Flows run in this process, against the sandbox's server."""
     os.environ["PREFECT_API_URL"] = require(home).addresses["prefect_api"]
     os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
-    os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"
+    os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
     command = [sys.executable, "-m", "deployments.register", "--home", str(home.root)]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=120)
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -71,6 +71,7 @@ def source(version: str, name: str = "bench-canary", **knobs: Any) -> str:
         "services": {"web": service(replicas={"default": 2})},
         "objectives": {"availability": "99%", "p95": "500ms", "error_rate": "1%"},
         "environments": {ENVIRONMENT: {}},
+        "smoke": [{"path": "/healthz"}],  # the judge alone shall find what is wrong
     }
     return App(BENCH / "source" / f"{name}-{version}", name).write(document, **knobs)
 
