@@ -554,14 +554,18 @@ class BundleStore:
         final = self.root / "unpacked" / _hex(digest)
         if not final.exists():
             archive = self._existing(digest)
-            with self.scratch() as folder:
-                tree = folder / "tree"
-                self._unpack(archive, digest, tree)
-                _link_python(tree)
-                self.adopt(tree, final)
-        else:
-            _link_python(final)
+            with _alone_with(archive):
+                if not final.exists():
+                    self._unpack_to(archive, digest, final)
+        _link_python(final)
         return final
+
+    def _unpack_to(self, archive: Path, digest: str, final: Path) -> None:
+        with self.scratch() as folder:
+            tree = folder / "tree"
+            self._unpack(archive, digest, tree)
+            _link_python(tree)
+            self.adopt(tree, final)
 
     def copy_source(self, digest: str, into: Path) -> Path:
         """A writable copy of the bundle's ``app/``, for tests that write beside the code.
@@ -676,6 +680,17 @@ class BundleStore:
             }
         except (ValueError, KeyError, TypeError) as error:
             raise _damaged(self.root / name, digest, "its record cannot be read") from error
+
+
+@contextmanager
+def _alone_with(archive: Path) -> Iterator[None]:
+    """Whoever needs the same bundle at the same moment waits, instead of unpacking it as well.
+
+    The kernel ends the lock with its owner. It saves work only: ``adopt`` is what keeps it right.
+    """
+    with archive.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -6,10 +6,14 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
+POLL_SECONDS = 0.05
 _KEPT = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER", "LOGNAME", "SHELL")
 
 
@@ -19,6 +23,39 @@ class Ended:
 
     code: int | None
     tail: str
+
+
+class Stopped(Exception):
+    """The work was given up with what it belongs to; see ``ended_together``."""
+
+
+_giving_up: ContextVar[tuple[threading.Event, ...]] = ContextVar("giving_up", default=())
+
+
+@contextlib.contextmanager
+def ended_together() -> Iterator[None]:
+    """Work of this block in other threads ends when an exception leaves the block.
+
+    A signal reaches the main thread alone, and a cancelled run has seconds to live: without this,
+    a scanner in another thread would be waited for until SIGKILL ends the run, before it has put
+    anything back. The threads must have a copy of this context, as those of Prefect's task runner
+    have. An inner block that fails does not end what the outer one began.
+    """
+    event = threading.Event()
+    token = _giving_up.set((*_giving_up.get(), event))
+    try:
+        yield
+    except BaseException:
+        event.set()
+        raise
+    finally:
+        _giving_up.reset(token)
+
+
+def raise_if_given_up() -> None:
+    """Raises Stopped when a block of ``ended_together`` that this is part of was left so."""
+    if any(event.is_set() for event in _giving_up.get()):
+        raise Stopped("given up, for the run was cancelled or an earlier stage did not pass")
 
 
 def run(
@@ -35,6 +72,7 @@ def run(
     Nothing of it outlives the call: not its children at a time-out, not itself when the flow is
     cancelled. Its environment is the application's, none of ours.
     """
+    raise_if_given_up()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -47,12 +85,20 @@ def run(
             start_new_session=True,
         )
         try:
-            code: int | None = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            code = None
+            code = _wait(process, seconds)
         finally:
             _end_group(process)
     return Ended(code, tail(log))
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """The exit code, or None at the time limit; Stopped when the work was given up."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(min(left, POLL_SECONDS))
+        raise_if_given_up()
+    return process.poll()
 
 
 def clean_environ(venv: Path | None) -> dict[str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import httpx
 
@@ -52,6 +54,24 @@ def probe(
     if not whole:
         seen += f" (only the first {BODY_LIMIT_BYTES} bytes were read)"
     return _check(path, Verdict.FAIL, request, expected, seen, got)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """How one request ended: no answer, or one of 500 and above, has failed."""
+
+    failed: bool
+    seconds: float
+
+
+def timed(base_url: str, path: str, timeout_seconds: float = 5.0) -> Probed:
+    """Send ``GET base_url + path`` once, as a user would, and measure it. Never raises."""
+    began = time.monotonic()
+    try:
+        status, _, _ = _exchange(base_url.rstrip("/") + path, {}, timeout_seconds)
+    except Exception:  # whatever went wrong, a user would have had no answer
+        return Probed(True, time.monotonic() - began)
+    return Probed(status >= 500, time.monotonic() - began)
 
 
 def _exchange(

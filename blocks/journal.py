@@ -11,8 +11,8 @@ from blocks.object_store import AlreadyExists, ObjectStore
 from domain.errors import Failed, NeedsPerson
 from domain.journal import Break, Entry, Kind, Release, next_entry, releases, verify
 
-NOTES = frozenset({Kind.REFUSED})
-"""Entries that change nothing, so that they need not stop anybody."""
+NOTES = frozenset({Kind.REFUSED, Kind.ASKED})
+"""Entries whose writer changes nothing by itself, so that they need not stop anybody."""
 _FIRST = frozenset({Kind.REFUSED, Kind.STARTED})
 """Entries that give a release its number; two must not give the same one."""
 
@@ -85,6 +85,24 @@ class Journal:
         key = self._key(len(self._entries) + 1)
         if self._store.read(key) is not None and not self._only_notes_since():
             raise self._lost_race(self.draft(1, Kind.INTENT, {}))
+
+    def catch_up(self) -> None:
+        """Read what people have asked meanwhile.
+
+        Raises:
+            Failed: SLP054 when somebody else acts in this environment.
+        """
+        self.confirm_ours()
+
+    def ask(self, release: int, data: Mapping[str, Any]) -> Entry:
+        """Append a person's request, which the process of that release reads and acts on."""
+        while True:
+            try:
+                return self.append(release, Kind.ASKED, data)
+            except Failed as error:
+                if error.code != "SLP054":
+                    raise
+                self._entries = list(self._load())
 
     def note(self, kind: Kind, data: Mapping[str, Any]) -> int:
         """Append an entry that nothing acts on, under a number of its own; returns the number.

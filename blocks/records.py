@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import hashlib
 import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -43,6 +49,43 @@ class Records:
         content = self._store.read(f"reports/{run}.json")
         return Report.model_validate_json(content) if content else None
 
+    def keep_evidence(self, document: Mapping[str, Any]) -> str:
+        """Store what a verdict was made from; returns its digest, which the journal keeps."""
+        content = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        with contextlib.suppress(AlreadyExists):
+            self._store.create(self._evidence_key(digest), gzip.compress(content, mtime=0))
+        return digest
+
+    def evidence(self, digest: str) -> dict[str, Any]:
+        """What ``keep_evidence`` stored.
+
+        Raises:
+            Failed: SLP056 when there is none.
+            NeedsPerson: SLP021 when it is not what was judged.
+        """
+        stored = self._store.read(self._evidence_key(digest))
+        if stored is None:
+            raise Failed("SLP056", f"no evidence {digest[:19]} is kept",
+                         help="it cannot be judged again; the journal has the verdict")  # fmt: skip
+        try:
+            content = gzip.decompress(stored)
+        except (OSError, EOFError, zlib.error) as error:
+            raise self._tampered(digest, f"cannot be read: {error}") from error
+        if f"sha256:{hashlib.sha256(content).hexdigest()}" != digest:
+            raise self._tampered(digest, "holds other content")
+        document: dict[str, Any] = json.loads(content)
+        return document
+
+    def keep_progress(self, application: str, environment: str, document: Any) -> None:
+        """How far a release under way is; for eyes only, so the last one wins."""
+        content = json.dumps(document).encode()
+        self._store.replace(f"progress/{application}/{environment}.json", content)
+
+    def progress(self, application: str, environment: str) -> dict[str, Any] | None:
+        content = self._store.read(f"progress/{application}/{environment}.json")
+        return json.loads(content) if content else None
+
     def _parsed(self, content: bytes, digest: str) -> BuildRecord:
         try:
             record = BuildRecord.model_validate_json(content)
@@ -60,6 +103,18 @@ class Records:
             help="remove it and build again; then find out who changed it",
             where=self._record_key(digest),
         )
+
+    def _tampered(self, digest: str, what: str) -> NeedsPerson:
+        return NeedsPerson(
+            "SLP021",
+            f"the evidence {digest[:19]} {what}",
+            help="the journal has the verdict; find out who changed what it was made from",
+            where=self._evidence_key(digest),
+        )
+
+    @staticmethod
+    def _evidence_key(digest: str) -> str:
+        return f"evidence/{digest.removeprefix('sha256:')}.json.gz"
 
     @staticmethod
     def _record_key(digest: str) -> str:

@@ -38,7 +38,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from domain.errors import Failed
-from domain.routing import Backend, Counts, Route, Routing
+from domain.routing import Backend, Counts, Route, Routing, Testing
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -219,7 +219,7 @@ class TraefikEdge:
         by_service = tally(samples)
         return {
             backend.workload: by_service.get(
-                _counted_service(application, environment, route, backend), Counts()
+                _counted_service(application, environment, route, backend.workload), Counts()
             )
             for route in routing.routes
             for backend in route.backends
@@ -366,14 +366,65 @@ def _add_public(routers: Json, services: Json, routing: Routing, route: Route) -
     if names and all(backend.ready for backend in route.backends):
         weighted["healthCheck"] = {}
     services[service] = {"weighted": weighted}
+    if route.mirror:
+        services[_name(service, "", "mirror")] = _mirroring(service, route)
     for index, path in enumerate(route.paths):
-        routers[_name(service, str(index))] = {
+        name = _name(service, str(index))
+        public = {
             "entryPoints": ["web"],
             "rule": f"Host({_quote(routing.host)}) && {_path_rule(path)}",
             "service": service,
-            "priority": 10 + len(path),
+            "priority": _priority(path),
             "middlewares": [_name(me, "replay"), _name(me, "redial")],
         }
+        routers[name] = public
+        if route.mirror:
+            routers[_name(name, "mirror")] = public | {
+                "rule": f'{public["rule"]} && Method("GET")',
+                "service": _name(service, "", "mirror"),
+                "priority": _priority(path, MIRRORED),
+            }
+        if route.testing:
+            # Not the service that is counted: testers are no users.
+            private = _private(routing.application, routing.environment, route,
+                               route.testing.workload)  # fmt: skip
+            routers[_name(name, "testing")] = public | {
+                "rule": f"{public['rule']} && {_testing_rule(route.testing)}",
+                "service": private,
+                "priority": _priority(path, TESTING),
+            }
+
+
+PLAIN, MIRRORED, TESTING = range(3)
+
+
+def _priority(path: str, kind: int = PLAIN) -> int:
+    """Longer paths first; for the same path testers, then what is copied, then the rest."""
+    return 3 * (10 + len(path)) + kind
+
+
+def _mirroring(service: str, route: Route) -> Json:
+    return {
+        "mirroring": {
+            "service": service,
+            "mirrorBody": False,
+            "mirrors": [
+                {"name": _name(service, workload), "percent": percent}
+                for workload, percent in route.mirror.items()
+            ],
+        }
+    }
+
+
+def _testing_rule(testing: Testing) -> str:
+    if testing.carrier == "header":
+        return f"Header({_quote(testing.name)}, {_quote(testing.value)})"
+    # Names and values hold letters, digits, dashes and underscores: nothing to escape.
+    return f'HeaderRegexp("Cookie", {_quote(_cookie(testing.name, testing.value))})'
+
+
+def _cookie(name: str, value: str) -> str:
+    return f"(^|; *){name}={value}(;|$)"
 
 
 def _add_backend(
@@ -382,10 +433,8 @@ def _add_backend(
     me = _name(routing.application, routing.environment)
     balancer = _load_balancer(me, backend)
     services[_name(me, route.service, backend.workload)] = balancer
-    private = _counted_service(routing.application, routing.environment, route, backend)
-    if route.paths:
-        private = _name(private, PRIVATE)
-        services[private] = balancer
+    private = _private(routing.application, routing.environment, route, backend.workload)
+    services[private] = balancer
     prefix = private_path(routing.application, routing.environment, backend.workload)
     router = _name(me, route.service, backend.workload, PRIVATE)
     retry = [_name(me, "replay"), _name(me, "redial")]
@@ -494,7 +543,32 @@ def _rebuild_route(name: str, services: Json, routers: Json) -> Route:
             for workload in weights
         ),
         weights={w: n for w, n in weights.items() if n},
+        mirror=_rebuild_mirror(services.get(_name(name, "", "mirror"), {})),
+        testing=_rebuild_testing(name, routers),
     )
+
+
+def _rebuild_mirror(service: Json) -> dict[str, int]:
+    return {
+        copied["name"].removesuffix("@file").rsplit(SEPARATOR, 1)[1]: int(copied["percent"])
+        for copied in service.get("mirroring", {}).get("mirrors") or ()
+    }
+
+
+def _rebuild_testing(name: str, routers: Json) -> Testing | None:
+    router = next(
+        (r for n, r in routers.items() if n.startswith(name + SEPARATOR)
+         and n.endswith(SEPARATOR + "testing")), None,
+    )  # fmt: skip
+    if router is None:
+        return None
+    workload = router["service"].removesuffix("@file").split(SEPARATOR)[3]
+    first, second = _arguments("HeaderRegexp" if "HeaderRegexp" in router["rule"] else "Header",
+                               router["rule"])  # fmt: skip
+    if "HeaderRegexp" not in router["rule"]:
+        return Testing(carrier="header", name=first, value=second, workload=workload)
+    cookie, _, value = second.removeprefix("(^|; *)").removesuffix("(;|$)").partition("=")
+    return Testing(carrier="cookie", name=cookie, value=value, workload=workload)
 
 
 def _rebuild_backend(workload: str, service: Json) -> Backend:
@@ -511,11 +585,21 @@ def _routed_path(rule: str) -> str:
     return _argument("Path" if exact else "PathPrefix", rule)
 
 
+_TEXT = r'("(?:[^"\\]|\\.)*")'
+
+
 def _argument(matcher: str, rule: str) -> str:
-    found = re.search(rf'\b{matcher}\(("(?:[^"\\]|\\.)*")', rule)
+    found = re.search(rf"\b{matcher}\({_TEXT}", rule)
     if not found:
         raise _NotYet(f"Traefik has a rule that is not ours: {rule}")
     return str(json.loads(found[1]))
+
+
+def _arguments(matcher: str, rule: str) -> tuple[str, str]:
+    found = re.search(rf"\b{matcher}\({_TEXT}, {_TEXT}\)", rule)
+    if not found:
+        raise _NotYet(f"Traefik has a rule that is not ours: {rule}")
+    return str(json.loads(found[1])), str(json.loads(found[2]))
 
 
 def _faults(raw: Json, application: str, environment: str) -> str:
@@ -581,8 +665,15 @@ def _check_whole(samples: list[Sample], where: str) -> None:
         )
 
 
-def _counted_service(application: str, environment: str, route: Route, backend: Backend) -> str:
-    return _name(application, environment, route.service, backend.workload)
+def _counted_service(application: str, environment: str, route: Route, workload: str) -> str:
+    return _name(application, environment, route.service, workload)
+
+
+def _private(application: str, environment: str, route: Route, workload: str) -> str:
+    """Traefik's service behind the private address; of a service without public paths, the
+    counted one."""
+    counted = _counted_service(application, environment, route, workload)
+    return _name(counted, PRIVATE) if route.paths else counted
 
 
 def _service(sample: Sample) -> str:

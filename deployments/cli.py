@@ -182,7 +182,7 @@ def release(
     path: Source,
     environment: Environment,
     strategy: Annotated[
-        Literal["declared", "rolling", "blue-green"],
+        Literal["declared", "rolling", "blue-green", "canary"],
         typer.Option("--strategy", help="How traffic moves; declared: as application.yaml says."),
     ] = "declared",
     version: Annotated[
@@ -382,6 +382,24 @@ def explain(
     from deployments import pages
 
     return pages.explain(code, _console(context))
+
+
+@command(app, "bench")
+def bench(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as: judge")],
+) -> int:
+    """Run a benchmark of this checkout; exits 1 when it misses one of its goals.
+
+    The result is also kept in .slipway/bench/NAME.json.
+
+    Examples:
+        slipway bench judge
+        slipway bench judge --json -q
+    """
+    from deployments import benchmarks
+
+    return benchmarks.run(name, _console(context))
 
 
 @command(app, "help")

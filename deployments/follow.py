@@ -28,9 +28,13 @@ _ENGINE = re.compile(
     r"|Opening process|Process for flow run|Downloading flow|Running \d+ deployment pull|"
     r"Executing deployment step|Deployment step |All deployment steps|"
     # The change of state says the same, without the traceback.
-    r"Encountered exception during execution|stage [a-z-]+: )"
+    r"Encountered exception during execution|stage [a-z-]+: "
+    # Of a scan that was given up: the state and the report say so.
+    r"|Task run failed with exception: Stopped|.*Task run cancelled by the task runner)"
 )
-_WRAPPED = re.compile(r"^(Flow run|Task run) encountered an exception: (\w+: )?(?=error\[)")
+_WRAPPED = re.compile(
+    r"^(Flow run|Task run) encountered an exception: (\w+: )?(?=error\[|given up)"
+)
 _LAST_WORD = re.compile(r"Finished in state |Crash detected|Process for flow run .* exited")
 
 
@@ -47,6 +51,7 @@ class _Follower:
     newest: datetime | None = None
     spoke: float = 0.0
     finished_talking: bool = False
+    grouped: str = ""
 
     def look(self) -> Run:
         run = self.server.run(self.root)
@@ -70,13 +75,23 @@ class _Follower:
         self.known[run.id] = run
         if before is not None and before.state_name == run.state_name:
             return
-        stage = self._name(run)
         if run.id != self.root:
-            if before is None:
-                self.console.group(stage)
-            if run.ended:
-                self.console.end_group()
-        self._say(self._state_line(stage, run))
+            self._regroup()
+        self._say(self._state_line(self._name(run), run))
+
+    def _regroup(self) -> None:
+        """One group for what runs side by side: groups of a CI log cannot overlap."""
+        title = ", ".join(self._active())
+        if title == self.grouped:
+            return
+        if self.grouped:
+            self.console.end_group()
+        if title:
+            self.console.group(title)
+        self.grouped = title
+
+    def _active(self) -> list[str]:
+        return [self._name(r) for r in self.known.values() if not r.ended and r.id != self.root]
 
     def _state_line(self, stage: str, run: Run) -> str:
         symbol, style = {
@@ -130,8 +145,7 @@ class _Follower:
         return "\n".join([head, *rest[-_TAIL_LINES:]])
 
     def _heartbeat(self, run: Run) -> None:
-        active = [self._name(r) for r in self.known.values() if not r.ended and r.id != self.root]
-        doing = ", ".join(active) or run.state_name.lower()
+        doing = ", ".join(self._active()) or run.state_name.lower()
         hint = ""
         if run.state in ("SCHEDULED", "PENDING") and run.state_name != "AwaitingConcurrencySlot":
             hint = "; no worker has taken it yet, see `slipway status`"

@@ -11,6 +11,8 @@ import argparse
 import asyncio
 import json
 import os
+import shlex
+import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -52,6 +54,7 @@ async def register(manifest: Manifest, addresses: Mapping[str, str], root: Path)
         (entry, load(entry)) for entry in manifest.deployments
     ]
     await save_platform(addresses)
+    await offer_blocks()
     async with get_client() as client:
         for pool in sorted({entry.work_pool.name for entry in manifest.deployments}):
             await ensure_pool(client, pool)
@@ -100,6 +103,14 @@ async def save_platform(addresses: Mapping[str, str]) -> None:
     await platform.save(PLATFORM, overwrite=True)
 
 
+async def offer_blocks() -> None:
+    """The kinds of block that a person may save in the UI, which knows only registered ones."""
+    from blocks.observing import CloudWatchAccount, PrometheusServer
+
+    await PrometheusServer.register_type_and_schema()
+    await CloudWatchAccount.register_type_and_schema()
+
+
 async def ensure_pool(client: PrefectClient, name: str) -> None:
     """The worker makes its pool when it starts; this covers a registration before that."""
     from prefect.client.schemas.actions import WorkPoolCreate
@@ -127,6 +138,8 @@ async def deploy(
     limit = entry.concurrency_limit
     variables = dict(entry.work_pool.job_variables)
     variables["env"] = {**variables.get("env", {}), "SLIPWAY_ROOT": str(root)}
+    # Without a command the worker starts one more interpreter a run, only to find the folder.
+    variables.setdefault("command", shlex.join([sys.executable, "-m", "prefect.engine"]))
     return await client.create_deployment(
         flow_id=await client.create_flow(flow),
         name=entry.name,

@@ -16,15 +16,34 @@ from datetime import date
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from domain.errors import UsageError
 from domain.findings import ScanPolicy
-from domain.units import Duration, Percent, PositiveDuration, parse_duration
+from domain.observe import Observe
+from domain.units import (
+    Duration,
+    Percent,
+    PositiveDuration,
+    Share,
+    format_percent,
+    parse_duration,
+)
 
 FILE_NAME = "application.yaml"
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,38}[a-z0-9]$")]
@@ -53,6 +72,15 @@ class _Model(BaseModel):
 class Strategy(StrEnum):
     ROLLING = "rolling"
     BLUE_GREEN = "blue-green"
+    CANARY = "canary"
+
+
+class Superseding(StrEnum):
+    """What a newer release does while another is under way."""
+
+    QUEUE = "queue"
+    REPLACE = "replace"
+    REFUSE = "refuse"
 
 
 class Build(_Model):
@@ -134,6 +162,74 @@ class Objectives(_Model):
     error_rate: Percent = 0.001
 
 
+class CanaryStep(_Model):
+    """One share of users' requests, and the evidence that it needs before the next one."""
+
+    weight: Share = Field(description="Of users' requests; a whole percentage below 100%.")
+    requests: int | None = Field(
+        None, ge=1, description="Requests to the new version that it needs; the canary's own else."
+    )
+
+
+class _OrShare:
+    """A step may be written as its share alone: ``5%`` for ``{weight: 5%}``."""
+
+    def __get_pydantic_json_schema__(
+        self, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        share = TypeAdapter(Share).json_schema()
+        return {"anyOf": [handler(core), share]}
+
+
+def _spelled_out(step: Any) -> Any:
+    return {"weight": step} if isinstance(step, str) else step
+
+
+class Testers(_Model):
+    """Requests that always reach the new version while a canary is under way."""
+
+    carrier: Literal["header", "cookie"] = Field("header", description="What marks a request.")
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="Name of the header or cookie.")
+    value: str = Field("always", pattern=r"^[A-Za-z0-9_-]+$", description="What it must hold.")
+
+
+class Probes(_Model):
+    """Requests that Slipway itself sends, where users send too few to judge by."""
+
+    path: UrlPath = Field(description="Answered by the new and the old version alike.")
+    per_second: float = Field(5, gt=0, le=100, description="To each of the two versions.")
+
+
+class Canary(_Model):
+    """How a canary moves on: by evidence, never by the clock."""
+
+    steps: tuple[Annotated[CanaryStep, BeforeValidator(_spelled_out), _OrShare()], ...] = Field(
+        (CanaryStep(weight=5), CanaryStep(weight=25), CanaryStep(weight=50)),
+        min_length=1,
+        max_length=20,
+        description="Increasing shares below 100%; all of the traffic follows the last of them.",
+    )
+    requests: int = Field(
+        200, ge=1, description="Requests to the new version that a step needs as evidence."
+    )
+    patience: PositiveDuration = Field(
+        parse_duration("1h"), description="A step without its evidence by then is taken back."
+    )
+    false_alarm: Percent = Field(
+        0.01, description="Chance that a version no worse than the old one is ever taken back."
+    )
+    mirror: int | None = Field(
+        None,
+        ge=1,
+        description="First of all, copies of this many GET requests; answers are thrown away.",
+    )
+    testers: Testers | None = None
+    probes: Probes | None = None
+    interrupted: Literal["reverse", "continue"] = Field(
+        "reverse", description="What recovery does with a canary whose process was killed."
+    )
+
+
 class SmokeCheck(_Model):
     """One request that the public address must answer after traffic has moved."""
 
@@ -156,6 +252,7 @@ class Environment(_Model):
         default_factory=dict, description="Variable: name of the Prefect secret block it is from."
     )
     scan: ScanPolicy | None = Field(None, description="Replaces the application's.")
+    observe: Observe | None = Field(None, description="Replaces the application's.")
 
 
 class Application(_Model):
@@ -170,7 +267,12 @@ class Application(_Model):
     objectives: Objectives = Objectives()
     smoke: tuple[SmokeCheck, ...] = ()
     strategy: Strategy = Strategy.BLUE_GREEN
+    canary: Canary = Canary()
+    superseding: Superseding = Field(
+        Superseding.QUEUE, description="What a newer release does while another is under way."
+    )
     scan: ScanPolicy = ScanPolicy()
+    observe: Observe = Observe()
     environments: Mapping[Name, Environment] = Field(
         default_factory=lambda: {"staging": Environment(), "production": Environment()},
         min_length=1,
@@ -199,6 +301,9 @@ class Application(_Model):
         yield from self._shared_routes()
         yield from self._unreachable_checks()
         yield from self._long_names()
+        yield from self._contradicting_objectives()
+        yield from self._impossible_canary()
+        yield from self._contradictory_sources()
 
     def _unknown_names(self) -> Iterator[_Problem]:
         services, environments = list(self.services), ["default", *self.environments]
@@ -237,7 +342,8 @@ class Application(_Model):
                         if "routes" in service.model_fields_set
                         else ("services", name),
                         f"services.{name}.routes and services.{first}.routes both claim {path!r}; "
-                        "give each public service its own paths, or [] to one",
+                        "give each public service its own paths, [] to one that only others "
+                        "call, and `port: null` to a worker that listens to nobody",
                     )
 
     def _unreachable_checks(self) -> Iterator[_Problem]:
@@ -260,6 +366,62 @@ class Application(_Model):
                     f"{name!r} has {len(name)} characters, a workload's name at most "
                     f"{_WORKLOAD_NAME_LENGTH}; shorten one of the three names",
                 )
+
+    def _contradicting_objectives(self) -> Iterator[_Problem]:
+        promised = self.objectives
+        if {"availability", "error_rate"} <= promised.model_fields_set and (
+            promised.error_rate > round(1 - promised.availability, 9)
+        ):
+            yield (
+                ("objectives", "error_rate"),
+                f"{format_percent(promised.error_rate)} of errors allows less than the "
+                f"availability of {format_percent(promised.availability)} that is promised; at "
+                f"most {format_percent(round(1 - promised.availability, 9))} fits it",
+            )
+        if "p95" in promised.model_fields_set and not promised.p95:
+            yield ("objectives", "p95"), "no request can be answered in no time; write 200ms"
+
+    def _impossible_canary(self) -> Iterator[_Problem]:
+        steps = self.canary.steps
+        for index in range(1, len(steps)):
+            before, here = steps[index - 1].weight, steps[index].weight
+            if here <= before:
+                yield (
+                    ("canary", "steps", index),
+                    f"{here}% follows {before}%; each step must be more than the one before",
+                )
+        routes = [r for s in self.services.values() if s.is_public for r in s.routes]
+        probes = self.canary.probes
+        if probes and not any(_under(probes.path, route) for route in routes):
+            yield (
+                ("canary", "probes", "path"),
+                f"no public service has a route that holds {probes.path!r}; "
+                f"the routes are: {', '.join(routes) or 'none'}",
+            )
+        for environment, path in self._canary_environments():
+            if not routes:
+                yield (
+                    path,
+                    f"a canary is judged by users' requests, and no service has a public route "
+                    f"in {environment}; use rolling",
+                )
+
+    def _canary_environments(self) -> Iterator[tuple[str, _Path]]:
+        """Environments whose strategy is a canary, each with the field that says so."""
+        for name, environment in self.environments.items():
+            if environment.strategy is Strategy.CANARY:
+                yield name, ("environments", name, "strategy")
+            elif environment.strategy is None and self.strategy is Strategy.CANARY:
+                yield name, ("strategy",)
+
+    def _contradictory_sources(self) -> Iterator[_Problem]:
+        sources: list[tuple[_Path, Observe]] = [(("observe",), self.observe)]
+        for name, environment in self.environments.items():
+            if environment.observe:
+                sources.append((("environments", name, "observe"), environment.observe))
+        for here, observe in sources:
+            for path, problem in observe.contradictions():
+                yield (*here, *path), problem
 
     def service_order(self) -> tuple[str, ...]:
         """Services so that each comes after those it depends on; ties in the file's order."""
@@ -296,6 +458,9 @@ class Application(_Model):
 
     def scan_in(self, environment: str) -> ScanPolicy:
         return self.environment(environment).scan or self.scan
+
+    def observe_in(self, environment: str) -> Observe:
+        return self.environment(environment).observe or self.observe
 
     def host_in(self, environment: str) -> str:
         return self.environment(environment).host or f"{self.name}.{environment}.localhost"
@@ -381,12 +546,14 @@ def _inconsistencies_of(plain: Any, found: list[ErrorDetails]) -> list[ErrorDeta
     whole service nothing can be said.
     """
     document = json.loads(json.dumps(plain, default=str))
+    left_out: set[_Path] = set()
     for _ in range(_ROUNDS):
         if between := [error for error in found if isinstance(_cause(error), _Inconsistent)]:
-            return between
+            return [_without(error, left_out) for error in between]
         paths = {_faulty(error) for error in found}
         if not paths or any(len(path) < 3 and path[:1] == ("services",) for path in paths):
             return []
+        left_out |= paths
         for path in sorted(paths, key=lambda p: [str(part).zfill(6) for part in p], reverse=True):
             _remove(document, path)
         try:
@@ -396,6 +563,13 @@ def _inconsistencies_of(plain: Any, found: list[ErrorDetails]) -> list[ErrorDeta
         else:
             return []
     return []
+
+
+def _without(error: ErrorDetails, left_out: set[_Path]) -> ErrorDetails:
+    """Without what is said of a field that is only missing because we left it out."""
+    cause = _cause(error)
+    cause.problems = [problem for problem in cause.problems if problem[0] not in left_out]
+    return error
 
 
 def _faulty(error: ErrorDetails) -> _Path:

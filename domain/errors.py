@@ -237,6 +237,13 @@ CATALOGUE: dict[str, Page] = {
             "The command names a part that the sandbox does not have.",
             "See `slipway status` for their names.",
         ),
+        Page(
+            "SLP019",
+            "there is no checkout to run a benchmark in",
+            2,
+            "Benchmarks are part of the source and not of the installed package.",
+            "Clone the repository, run `make install` there, and use its `.venv/bin/slipway`.",
+        ),
         # 02x: build
         Page(
             "SLP020",
@@ -359,6 +366,27 @@ CATALOGUE: dict[str, Page] = {
         ),
         # 06x: journal
         Page(
+            "SLP058",
+            "this release cannot be a canary",
+            2,
+            "A canary compares what users meet at two versions of the same service. The versions "
+            "have different public services or paths, so there is nothing to compare.",
+            "Release it with `--strategy blue-green`, or change the paths in a release of their "
+            "own.",
+        ),
+        Page(
+            "SLP059",
+            "the evidence did not carry the new version",
+            1,
+            "What users met at the new version was worse than at the old one, or there was too "
+            "little of it to say, or it could not be read, for longer than the policy allows. "
+            "Traffic went back; the message has the metric, the value, the limit and the number "
+            "of requests.",
+            "Look at the verdicts of the release (`slipway release --json`, or its artifact). "
+            "Where there was too little traffic, declare fewer `requests`, more `patience`, or "
+            "`probes` under `canary` in application.yaml.",
+        ),
+        Page(
             "SLP060",
             "the journal's chain is broken",
             3,
@@ -366,6 +394,22 @@ CATALOGUE: dict[str, Page] = {
             "Treat the journal as tampered with; compare it with its copies.",
         ),
         # 07x: Prefect
+        Page(
+            "SLP061",
+            "a request that fits no release",
+            2,
+            "pause, resume, promote, abort and retry are for one release in one state, and there "
+            "is none in that state, or the reason that the journal keeps is missing.",
+            "See `slipway status` for what is under way.",
+        ),
+        Page(
+            "SLP062",
+            "another release is under way",
+            2,
+            "application.yaml says `superseding: refuse`: while one release of the environment is "
+            "under way, no other begins.",
+            "Wait for it, abort it with a reason, or declare `superseding: queue` or `replace`.",
+        ),
         Page(
             "SLP070",
             "the Prefect server does not answer",
@@ -429,6 +473,31 @@ CATALOGUE: dict[str, Page] = {
             1,
             "prefect.yaml is not valid, a flow does not load, or the server refused a deployment.",
             "Correct what the message names and run `slipway up` again.",
+        ),
+        # 09x: observations
+        Page(
+            "SLP090",
+            "the metrics source has no data",
+            1,
+            "The source answered, and has no series of the workload, or none that is recent. "
+            "That is not the same as no requests, and never as no errors.",
+            "Compare the templates of `observe` with the labels that the source has, and look at "
+            "what it scrapes; docs/observing.md has the usual causes.",
+        ),
+        Page(
+            "SLP091",
+            "the metrics source refuses the credentials",
+            1,
+            "The login in the block that `observe.block` names is missing, wrong or expired, or "
+            "lacks a permission.",
+            "Correct the block in the Prefect UI; the message names the permissions.",
+        ),
+        Page(
+            "SLP092",
+            "the block of the metrics source is missing",
+            2,
+            "`observe.block` names a Prefect block that does not exist on this server.",
+            "Save a Slipway Prometheus or Slipway CloudWatch block of that name, or correct it.",
         ),
         Page(
             "SLP099",

@@ -276,11 +276,14 @@ class ScanVerdict(_Frozen):
             for severity in reversed(Severity)
             if (number := self.counts[severity])
         )
-        ran = sum(judged.report.not_applicable is None for judged in self.scanners)
+        asked = [one.report for one in self.scanners if one.report.not_applicable is None]
+        blind = sum(not report.evidence.advances for report in asked) + len(self.missing)
         allowed = f", {len(self.allowed)} allowed" if self.allowed else ""
         return (
-            f"{self.verdict}: {found or 'no findings'}{allowed} from {ran} scanners; "
-            f"the limit is {self.fail_on}"
+            f"{self.verdict}: {found or 'no findings'}{allowed} from "
+            f"{len(asked) + len(self.missing) - blind} scanners"
+            + (f", {blind} could not work" if blind else "")
+            + f"; the limit is {self.fail_on}"
         )
 
     def as_error(self) -> Failed | None:

@@ -30,6 +30,7 @@ class Kind(StrEnum):
     STEP_PASSED = "step-passed"
     ABORTING = "aborting"
     TAKEN_OVER = "taken-over"
+    ASKED = "asked"  # a person steers a release under way; it goes on reading
     FINISHED = "finished"
 
 

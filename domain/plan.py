@@ -146,7 +146,7 @@ def plan_release(
         for service in application.services
     }
     candidate = Version(version, tuple(targets(record, environment, workloads)))
-    policy = policy_for(record, environment, strategy, migrate=True)
+    policy = policy_for(record, environment, strategy, migrate=True, first=live is None)
     return _plan(
         f"release {application.name} {version} to {environment}, {strategy}, "
         + (f"in place of {live.name}" if live else "where nothing is live"),
@@ -260,12 +260,16 @@ class _Script:
                 return [
                     self._size_line(w, seen.group(w).desired, size) for w, size in sizes.items()
                 ]
+            case Route(mirrors=mirrors) if mirrors:
+                share = max(n for copies in mirrors.values() for n in copies.values())
+                text = f"{share}% of GET requests to {new} too; users get the old answers"
+                return [Line("change", "copy", text)]
             case Route(weights=weights):
                 return [Line("change", "move", f"{self._share(weights)}% of traffic to {new}")]
             case Judge(subject="preflight"):
                 return [Line("check", "check", f"{new} on its private address, before any user")]
             case Judge():
-                return [Line("check", "check", f"{new} through the edge; it goes back on failure")]
+                return [Line("check", "check", self._proof(seen))]
             case Retire(workloads=workloads, keep=keep):
                 after = f"after {format_duration(keep)}"
                 return [self._stop_line(workload, after) for workload in workloads]
@@ -273,6 +277,16 @@ class _Script:
                 return [self._stop_line(workload, "now") for workload in workloads]
             case _:
                 return []
+
+    def _proof(self, seen: Observation) -> str:
+        new, share = self.candidate.name, self._share(seen.weights)
+        step = next((s for s in self.policy.steps if s.weight == share), None)
+        if step is None or not step.requests or self.stable is None:
+            return f"{new} through the edge; it goes back on failure"
+        return (
+            f"{new} against {self.stable.name} on {step.requests} requests at least; "
+            "it goes back when it is worse"
+        )
 
     def _migration_lines(self) -> list[Line]:
         database = self.application.database
@@ -343,11 +357,14 @@ def _after(action: Action, seen: Observation, policy: Policy) -> Observation:
         case Judge(subject="preflight"):
             return replace(seen, preflight=Verdict.PASS)
         case Judge():
-            return replace(seen, verdict=Verdict.PASS)
+            return replace(seen, verdict=Verdict.PASS, evidence=Verdict.PASS)
         case Advance():
-            return replace(seen, verdict=Verdict.NOT_RUN)
-        case Route(weights=weights):
-            return replace(seen, weights=weights, verdict=Verdict.NOT_RUN)
+            return replace(seen, verdict=Verdict.NOT_RUN, evidence=Verdict.NOT_RUN)
+        case Route(weights=weights, mirrors=mirrors, testers=testers):
+            return replace(
+                seen, weights=weights, mirrors=mirrors, testers=testers,
+                verdict=Verdict.NOT_RUN, evidence=Verdict.NOT_RUN,
+            )  # fmt: skip
         case Scale(sizes=sizes):
             groups |= {workload: Group(workload, n, n) for workload, n in sizes.items()}
         case Retire(workloads=workloads):

@@ -12,8 +12,9 @@ from domain.application import Application, Service, Strategy
 from domain.artifact import Artifact, Digest, digest_of
 from domain.errors import UsageError
 from domain.journal import Outcome, Release, live
+from domain.judge import Limits
 from domain.rollout import Policy, Target, steps_for
-from domain.routing import Backend, Route, Routing
+from domain.routing import Backend, Route, Routing, Testing
 from domain.verdict import Verdict
 from domain.workload import Workload, WorkloadSpec
 
@@ -69,8 +70,14 @@ def record_digest(document: Mapping[str, Any]) -> str:
     )
 
 
-def version_of(application: Application, asked: str, revision: str) -> str:
-    """``--version``, else the file's, else the source revision's first twelve characters."""
+def version_of(application: Application, asked: str, revision: str, content: str = "") -> str:
+    """``--version``, else the file's, else the source revision's first twelve characters.
+
+    A source without a revision is named by the digest of its content once there is one: a name
+    for all would make its second release a repeat of the first with other content.
+    """
+    if revision == "unversioned" and content:
+        revision = content.removeprefix("sha256:")
     return asked or application.version or revision.removesuffix("-dirty")[:12]
 
 
@@ -100,22 +107,47 @@ def policy_for(
     *,
     migrate: bool,
     stable: BuildRecord | None = None,
+    first: bool = False,
 ) -> Policy:
     """The moves and limits of one release.
 
     When the public services or their paths differ from the stable version's, traffic moves in
     one step: two versions that divide the paths between services differently cannot share them,
     and a service that only one of them has would meet all of its traffic at part of its size.
+    So does the ``first`` release of an environment: a canary has nobody to be compared with.
+
+    Raises:
+        UsageError: SLP058, a canary between versions with different public paths.
     """
     services = record.application.services.values()
     largest = max(service.replicas_in(environment) for service in services)
-    if stable is not None and _public(stable) != _public(record):
-        largest = 1
+    moved = stable is not None and _public(stable) != _public(record)
+    if moved and strategy is Strategy.CANARY:
+        raise UsageError(
+            "SLP058",
+            f"{record.application.name} {record.version} has other public services or paths than "
+            "what is live, so requests to the two cannot be compared",
+            help="release it with `--strategy blue-green`",
+        )
     slowest = max(service.start for service in services)
     database = record.application.database
+    canary, promised = record.application.canary, record.application.objectives
+    judged = strategy is Strategy.CANARY and not first
+    steps = steps_for(strategy, 1 if moved else largest, canary=canary)
     return Policy(
         strategy=strategy,
-        steps=steps_for(strategy, largest),
+        steps=steps if judged or strategy is not Strategy.CANARY else steps[-1:],
+        limits=Limits(
+            alpha=canary.false_alarm,
+            requests=canary.requests,
+            # A promise of no errors at all is broken by the first; the test needs a rate.
+            error_rate=max(promised.error_rate, 1e-6),
+            p95_seconds=promised.p95.total_seconds() or None,
+        ),
+        patience=canary.patience,
+        testers=canary.testers if judged else None,
+        probes=canary.probes if judged else None,
+        interrupted=canary.interrupted if judged else "reverse",
         # The cluster gives up on a replica by itself at `start`; its reason is better than ours.
         ready_deadline=slowest + timedelta(seconds=5),
         keep_previous=record.application.environment(environment).keep_previous,
@@ -166,6 +198,8 @@ def routing_for(
     parts: Iterable[tuple[Target, Service, Workload | None]],
     weights: Mapping[str, Mapping[str, int]],
     known: Routing | None = None,
+    mirrors: Mapping[str, Mapping[str, int]] | None = None,
+    testing: Mapping[str, Testing] | None = None,
 ) -> Routing:
     """What the edge should do: every ready workload listed, ``weights`` among them.
 
@@ -173,6 +207,8 @@ def routing_for(
     ready replica is left out, unless it has weight: then the addresses that the edge knows
     already stay, so that a restarting replica keeps its place. So does a workload of neither
     version, which a failed release may have left with weight.
+
+    ``mirrors`` and ``testing`` are by service; None keeps what the edge does already.
 
     The public paths are those of the newest version that has weight. A service without any has
     none, or its paths would take requests away from the service that still answers them.
@@ -200,12 +236,21 @@ def routing_for(
                 raise ValueError(f"{name} would get {shares[name]}% and has no ready replica")
             if name not in found:
                 found[name] = before[name]
+    if mirrors is None:
+        mirrors = {r.service: r.mirror for r in (known.routes if known else ())}
+    if testing is None:
+        testing = {r.service: r.testing for r in (known.routes if known else ()) if r.testing}
     routes = tuple(
         Route(
             service=service,
             paths=paths.get(service, ()),
             backends=tuple(found.values()),
             weights={w: n for w, n in weights.get(service, {}).items() if n},
+            # A copy, or a tester, may find nobody there; a user must not.
+            mirror={w: n for w, n in mirrors.get(service, {}).items() if w in found},
+            testing=tested
+            if (tested := testing.get(service)) and tested.workload in found
+            else None,
         )
         for service, found in backends.items()
     )
@@ -239,6 +284,15 @@ class Report(_Frozen):
     requests: int | None = Field(None, description="Served while it moved; null: could not count.")
     failed_requests: int | None = None
     findings: Mapping[str, int] = Field(default_factory=dict)
+    verdicts: tuple[Mapping[str, Any], ...] = Field(
+        (), description="Of each step that was judged by evidence, with its numbers."
+    )
+    detected_after_requests: int | None = Field(
+        None, description="Requests until the evidence spoke against it; null: it did not."
+    )
+    rollback_seconds: float | None = Field(
+        None, description="From the decision to go back to the traffic being back."
+    )
     override: str = Field("", description="What was accepted without a pass, by whom and why.")
     url: str = ""
     undo: str = ""

@@ -9,24 +9,28 @@ Rules it keeps (tests/domain/test_rollout.py generates histories against them):
 
 - the weights of a service sum to 100, and a version with weight has a ready replica;
 - capacity never falls below the floor: new replicas are ready before old ones go;
-- a forward step needs a ``pass``; a rollback gives the stable version its capacity back *before*
-  traffic moves to it, is judged itself, and ends ROLLED_BACK or ROLLBACK_FAILED;
+- a forward step needs a ``pass``, and one that declares evidence needs that much of it: too
+  little holds the step, and never advances it;
+- a rollback gives the stable version its capacity back *before* traffic moves to it, is judged
+  itself, and ends ROLLED_BACK or ROLLBACK_FAILED;
 - nothing is stopped while it has weight, or before its drain time has passed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from domain.application import Strategy
+from domain.application import Canary, Probes, Strategy, Testers
 from domain.journal import Entry, Kind, Outcome
-from domain.units import Duration, parse_duration
+from domain.judge import Limits
+from domain.steering import Verb
+from domain.units import Duration, format_duration, parse_duration
 from domain.verdict import Verdict
 
 
@@ -48,12 +52,16 @@ class Step(_Frozen):
     """One move of traffic.
 
     ``candidate`` and ``stable`` are shares of full capacity in percent: what the candidate must
-    have ready before the move, and what the stable version keeps after it.
+    have ready before the move, and what the stable version keeps after it. ``requests`` is the
+    evidence that the step needs; 0: its checks are enough. ``mirror`` is the percentage of
+    requests of which the candidate gets a copy, without users noticing.
     """
 
-    weight: int = Field(ge=1, le=100)
+    weight: int = Field(ge=0, le=100)
     candidate: int = Field(ge=1, le=100)
     stable: int = Field(ge=0, le=100)
+    requests: int = Field(0, ge=0)
+    mirror: int = Field(0, ge=0, le=100)
 
 
 class Policy(_Frozen):
@@ -66,19 +74,42 @@ class Policy(_Frozen):
     drain: Duration = Field(parse_duration("1s"), description="From weight 0 to the stop.")
     keep_previous: Duration = parse_duration("10m")
     migrate: bool = False
+    limits: Limits = Field(Limits(), description="What the judge of evidence goes by.")
+    patience: Duration = Field(parse_duration("1h"), description="Of a step, for its evidence.")
+    blind: Duration = Field(
+        parse_duration("60s"), description="How long the evidence may be out of sight."
+    )
+    testers: Testers | None = None
+    probes: Probes | None = None
+    interrupted: Literal["reverse", "continue"] = "reverse"
 
 
-def steps_for(strategy: Strategy, replicas: int, batches: int = 4) -> tuple[Step, ...]:
+def steps_for(
+    strategy: Strategy, replicas: int, batches: int = 4, canary: Canary | None = None
+) -> tuple[Step, ...]:
     """The steps of a strategy for a service of ``replicas`` replicas at most.
 
     Rolling goes in at most ``batches`` equal moves; the candidate's share of capacity is ready
-    before its share of traffic arrives, so capacity never falls below the full size.
+    before its share of traffic arrives, so capacity never falls below the full size. A canary
+    keeps the stable version at full size to the end: every step can be taken back at once.
     """
+    whole = Step(weight=100, candidate=100, stable=100)
     if strategy is Strategy.BLUE_GREEN:
-        return (Step(weight=100, candidate=100, stable=100),)
+        return (whole,)
+    if strategy is Strategy.CANARY:
+        return (*_canary_steps(canary or Canary()), whole)
     count = max(1, min(replicas, batches))
     shares = [round(100 * index / count) for index in range(1, count + 1)]
     return tuple(Step(weight=s, candidate=s, stable=100 - s) for s in shares)
+
+
+def _canary_steps(canary: Canary) -> Iterator[Step]:
+    first = canary.steps[0].weight
+    if canary.mirror:
+        yield Step(weight=0, candidate=first, stable=100, requests=canary.mirror, mirror=first)
+    for step in canary.steps:
+        needed = step.requests or canary.requests
+        yield Step(weight=step.weight, candidate=step.weight, stable=100, requests=needed)
 
 
 @dataclass(frozen=True)
@@ -98,7 +129,9 @@ class Observation:
     """What was seen at one moment. ``weights`` is by service, then by workload.
 
     ``preflight`` is the verdict on the candidate's private address, before it has any traffic;
-    ``verdict`` the one since the last move.
+    ``verdict`` the one of the checks since the last move, and ``evidence`` the judge's on what
+    users met since then. The moments say until when all was well: a long step must not end at
+    the first hiccup after its deadline has passed.
     """
 
     now: datetime
@@ -108,6 +141,13 @@ class Observation:
     preflight: Verdict = Verdict.NOT_RUN
     reason: str = ""
     stop_requested: str | None = None
+    evidence: Verdict = Verdict.NOT_RUN
+    evidence_reason: str = ""
+    mirrors: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    testers: Mapping[str, str] = field(default_factory=dict)
+    passed_at: datetime | None = None
+    ready_at: datetime | None = None
+    evidence_at: datetime | None = None
 
     def group(self, workload: str) -> Group:
         return self.groups.get(workload, Group(workload, 0, 0))
@@ -127,6 +167,9 @@ class State:
     routed_at: datetime | None = None
     aborting: str | None = None
     finished: Outcome | None = None
+    paused: str | None = None
+    promoted: str | None = None
+    stop: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -158,9 +201,15 @@ class Scale(Action):
 
 @dataclass(frozen=True)
 class Route(Action):
-    """Set these weights, for all services in one switch."""
+    """Set these weights, for all services in one switch.
+
+    ``mirrors`` says, by service and workload, of which percentage of requests a copy goes
+    there; ``testers``, by service, to which workload the testers' requests go.
+    """
 
     weights: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    mirrors: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    testers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -207,9 +256,21 @@ def next_action(state: State, seen: Observation) -> Action:
         return Finish(f"already ended {state.finished}", state.finished)
     if state.aborting is not None:
         return _backward(state, seen)
-    if seen.stop_requested and not state.complete:
-        return Abort(seen.stop_requested, "SLP057")
-    return _settle(state, seen) if state.complete else _forward(state, seen)
+    stop = state.stop or seen.stop_requested
+    if stop and not state.complete:
+        return Abort(stop, "SLP057")
+    if state.complete:
+        return _settle(state, seen)
+    action = _forward(state, seen)
+    return _held(state, action) if state.paused else action
+
+
+def _held(state: State, action: Action) -> Action:
+    """What a pause leaves of an action: it may look and go back, and changes nothing else."""
+    if isinstance(action, Wait | Judge | Abort):
+        return action
+    why = f"paused by {state.paused}"
+    return Judge(why) if state.routed_at else Wait(why)
 
 
 def _forward(state: State, seen: Observation) -> Action:
@@ -222,25 +283,50 @@ def _forward(state: State, seen: Observation) -> Action:
     if missing := _startable(state.candidate, _too_small(needed, seen), seen):
         return Scale(f"step {state.step + 1} needs {_counted(missing)}", missing)
     if waiting := _not_ready(needed, seen):
-        if _expired(state.since, policy.ready_deadline, seen.now):
+        since = max(state.since, seen.ready_at or state.since)
+        if _expired(since, policy.ready_deadline, seen.now):
             limit = policy.ready_deadline.total_seconds()
             late = next(w for w, n in needed.items() if seen.group(w).ready < n)
             return Abort(f"not ready within {limit:g} s: {waiting}", "SLP051", late)
         return Wait(waiting)
-    wanted = step_weights(state, step.weight)
-    if _weights_of(seen, wanted) != wanted:
-        return _preflight(state, seen) or Route(
-            f"step {state.step + 1}: {step.weight}% to the new version", wanted
-        )
+    move = _move(state, step)
+    if _differs(seen, move):
+        return _preflight(state, seen) or move
     judge = Judge(f"step {state.step + 1} needs a pass")
-    return _unless_passed(
-        seen, seen.verdict, judge, state.since, policy.verdict_deadline
-    ) or _shrink_stable(state, seen, step)
+    since = max(state.since, seen.passed_at or state.since)
+    return (
+        _unless_passed(seen, seen.verdict, judge, since, policy.verdict_deadline)
+        or _unless_proved(state, seen, step)
+        or _shrink_stable(state, seen, step)
+    )
+
+
+def _move(state: State, step: Step) -> Route:
+    """Where users' requests, copies of them and testers' requests go in this step."""
+    stable = {t.service for t in state.stable}
+    shared = [t for t in state.candidate if t.public and t.service in stable]
+    below = step.weight < 100
+    copied = {t.service: {t.workload: step.mirror} for t in shared if step.mirror}
+    tested = {t.service: t.workload for t in shared if below and state.policy.testers}
+    what = f"{step.weight}% to the new version"
+    if step.mirror:
+        what = f"copies of {step.mirror}% to the new version"
+    number = state.step + 1
+    return Route(f"step {number}: {what}", step_weights(state, step.weight), copied, tested)
+
+
+def _differs(seen: Observation, move: Route) -> bool:
+    return (
+        _weights_of(seen, move.weights) != move.weights
+        or dict(seen.mirrors) != move.mirrors
+        or dict(seen.testers) != move.testers
+    )
 
 
 def _preflight(state: State, seen: Observation) -> Action | None:
     """The first move needs a pass on the private address; None when it is there."""
-    if state.step:
+    ours = {t.workload for t in state.candidate}
+    if any(n for weights in seen.weights.values() for w, n in weights.items() if w in ours):
         return None
     judge = Judge("looked at before any user is", "preflight")
     # Counted from the start of the replicas, which may have used all of their own time.
@@ -266,6 +352,33 @@ def _unless_passed(
             return judge
 
 
+def _unless_proved(state: State, seen: Observation, step: Step) -> Action | None:
+    """What missing evidence means; None when there is enough of it, and it is good.
+
+    Too little of it holds the step for the declared patience: few users are no fault of the
+    version. Evidence that cannot be seen at all is worse, and is given much less time.
+    """
+    if not step.requests:
+        return None
+    policy, number = state.policy, state.step + 1
+    why = f": {seen.evidence_reason}" if seen.evidence_reason else ""
+    match seen.evidence:
+        case Verdict.PASS:
+            return None
+        case Verdict.FAIL:
+            return Abort(seen.evidence_reason or "users met more faults than before", "SLP059")
+        case Verdict.ERROR if _expired(
+            max(state.since, seen.evidence_at or state.since), policy.blind, seen.now
+        ):
+            limit = format_duration(policy.blind)
+            return Abort(f"what users met could not be seen for {limit}{why}", "SLP059")
+        case _ if not state.paused and _expired(state.since, policy.patience, seen.now):
+            limit = format_duration(policy.patience)
+            return Abort(f"step {number} has not got its evidence within {limit}{why}", "SLP059")
+        case _:
+            return Judge(f"step {number} collects evidence: {step.requests} requests")
+
+
 def _shrink_stable(state: State, seen: Observation, step: Step) -> Action:
     """Give back the stable capacity that the step no longer needs, then pass."""
     keep = _sizes(state.stable, step.stable)
@@ -279,9 +392,10 @@ def _shrink_stable(state: State, seen: Observation, step: Step) -> Action:
 
 def _settle(state: State, seen: Observation) -> Action:
     """All steps passed: put the old version away and end."""
-    home = step_weights(state, 100)
-    if _weights_of(seen, home) != home:
-        return Route("all steps passed, so all traffic belongs to the new version", home)
+    home = Route("all steps passed, so all traffic belongs to the new version",
+                 step_weights(state, 100))  # fmt: skip
+    if _differs(seen, home):
+        return home
     # Not the stable version alone: what a failed release had to leave behind goes too.
     serving = {t.workload for t in state.candidate}
     there = [g for g in seen.groups.values() if g.workload not in serving]
@@ -296,7 +410,8 @@ def _backward(state: State, seen: Observation) -> Action:
     reason = state.aborting or ""
     candidates = tuple(t.workload for t in state.candidate if t.workload in seen.groups)
     shared = {t.workload for t in state.stable}
-    ours = tuple(w for w in candidates if w not in shared)
+    # What depends on others goes before them.
+    ours = tuple(w for w in reversed(candidates) if w not in shared)
     if not state.stable:
         if _weights_of(seen, {}):
             return Route("nothing was live before, so nothing is reached", {})
@@ -307,7 +422,7 @@ def _backward(state: State, seen: Observation) -> Action:
     if missing := _too_small(full, seen):
         return Scale("the stable version gets its capacity back before its traffic", missing)
     home = {t.service: {t.workload: 100} for t in state.stable if t.public}
-    if _weights_of(seen, home) != home:
+    if _differs(seen, Route(reason, home)):
         if waiting := _not_ready(full, seen):
             if _expired(state.since, state.policy.ready_deadline, seen.now):
                 return _give_up(
@@ -356,7 +471,11 @@ def step_weights(state: State, weight: int) -> dict[str, dict[str, int]]:
         if not target.public:
             continue
         old = stable.get(target.service)
-        if old is None or old.workload == target.workload or weight == 100:
+        if old is not None and weight == 0:
+            wanted[target.service] = {old.workload: 100}
+        elif old is None and weight == 0:
+            continue
+        elif old is None or old.workload == target.workload or weight == 100:
             wanted[target.service] = {target.workload: 100}
         else:
             wanted[target.service] = {target.workload: weight, old.workload: 100 - weight}
@@ -453,12 +572,38 @@ def _apply(state: State, entry: Entry) -> State:
         case Kind.TAKEN_OVER:
             # Deadlines run while somebody works; nobody did since the last entry.
             return replace(state, since=entry.at)
+        case Kind.ASKED:
+            return _asked(state, entry)
         case Kind.STEP_PASSED:
             return replace(state, step=state.step + 1, since=entry.at, routed_at=None)
         case Kind.ABORTING if state.aborting is None:
             return replace(state, aborting=entry.data["reason"], since=entry.at, routed_at=None)
         case Kind.FINISHED:
             return replace(state, finished=Outcome(entry.data["outcome"]))
+        case _:
+            return state
+
+
+def _asked(state: State, entry: Entry) -> State:
+    """What a person asked for while it ran; a request that came too late changes nothing."""
+    if state.aborting is not None or state.finished or state.complete:
+        return state
+    said = entry.data.get("reason") or "no reason given"
+    who = f"{entry.actor}: {said}"
+    match entry.data.get("verb"):
+        case Verb.PAUSE:
+            return replace(state, paused=who)
+        case Verb.RESUME:
+            return replace(state, paused=None, since=entry.at)
+        case Verb.ABORT:
+            return replace(state, stop=f"aborted by {who}")
+        case Verb.PROMOTE:
+            last = len(state.policy.steps) - 1
+            moved = state.step != last
+            return replace(
+                state, promoted=who, paused=None, step=last, since=entry.at,
+                routed_at=None if moved else state.routed_at,
+            )  # fmt: skip
         case _:
             return state
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # Edges build host names, paths and object names from these, so no other sign may get in.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=100)]
 WorkloadName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=121)]
+
+
+_R10 = (1, 1.25, 1.6, 2, 2.5, 3.15, 4, 5, 6.3, 8)
+LATENCY_BOUNDS_SECONDS = (
+    *(round(step * 10**power, 6) for power in (-3, -2, -1, 0) for step in _R10),
+    10.0,
+)
+"""Steps of a quarter (Renard's series R10) from 1 ms to 10 s: a change of the same ratio shows at
+every scale, and 200 ms, the usual objective, is one of the bounds."""
 
 
 class _Frozen(BaseModel):
@@ -24,22 +33,38 @@ class Backend(_Frozen):
     ready: str | None = Field(None, description="Path the edge probes to leave out sick replicas.")
 
 
+class Testing(_Frozen):
+    """Requests with this header, or this cookie, go to this workload, whatever its weight is."""
+
+    carrier: Literal["header", "cookie"]
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    value: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    workload: WorkloadName
+
+
 class Route(_Frozen):
     """One service: its public paths, and its share by workload.
 
-    ``paths`` empty means internal: other services reach it, the public does not.
+    ``paths`` empty means internal: other services reach it, the public does not. ``mirror`` is
+    the percentage, by workload, of GET requests of which a copy goes there; the answers to
+    copies are thrown away, and what changes data is never copied.
     """
 
     service: Name
     paths: tuple[str, ...] = ()
     backends: tuple[Backend, ...]
     weights: Mapping[str, int] = Field(description="Percent by workload; sums to 100, or empty.")
+    mirror: Mapping[str, int] = Field(default_factory=dict)
+    testing: Testing | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Route:
         known = {backend.workload for backend in self.backends}
-        if unknown := set(self.weights) - known:
+        named = {*self.weights, *self.mirror, *([self.testing.workload] if self.testing else [])}
+        if unknown := named - known:
             raise ValueError(f"weight for a workload that is not a backend: {sorted(unknown)}")
+        if any(not 0 <= percent <= 100 for percent in self.mirror.values()):
+            raise ValueError(f"a mirror of more than everything: {dict(self.mirror)}")
         if any(weight < 0 for weight in self.weights.values()):
             raise ValueError(f"negative weight in {dict(self.weights)}")
         if self.weights and sum(self.weights.values()) != 100:
@@ -57,6 +82,7 @@ class Route(_Frozen):
                 "paths": tuple(sorted(self.paths)),
                 "backends": tuple(sorted(backends, key=lambda b: b.workload)),
                 "weights": {w: n for w, n in sorted(self.weights.items()) if n},
+                "mirror": {w: n for w, n in sorted(self.mirror.items()) if n},
             }
         )
 
@@ -92,11 +118,23 @@ class Counts(_Frozen):
     )
 
     def since(self, earlier: Counts) -> Counts:
-        """What was added since ``earlier``; a counter that went back has restarted from zero."""
-        if self.requests < earlier.requests:
+        """What was added since ``earlier``.
+
+        A counter never goes back, so one that did has restarted from zero, and took the others
+        with it: then all that is here came since.
+        """
+        if self.went_back(earlier):
             return self
         return Counts(
             requests=self.requests - earlier.requests,
-            errors=max(0, self.errors - earlier.errors),
+            errors=self.errors - earlier.errors,
             buckets={b: n - earlier.buckets.get(b, 0) for b, n in self.buckets.items()},
+        )
+
+    def went_back(self, earlier: Counts) -> bool:
+        """Whether any counter is lower than it was."""
+        return (
+            self.requests < earlier.requests
+            or self.errors < earlier.errors
+            or any(self.buckets.get(bound, 0) < n for bound, n in earlier.buckets.items())
         )

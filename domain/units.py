@@ -61,6 +61,16 @@ def format_percent(value: float) -> str:
     return f"{(Decimal(repr(value)) * 100).normalize():f}%"
 
 
+def parse_share(text: Any) -> int:
+    """``5%`` -> 5. Raises ValueError outside 1% to 99% and for a part of a percent."""
+    if isinstance(text, int) and not isinstance(text, bool):  # as our own models keep it
+        text = f"{text}%"
+    share = parse_percent(text) * 100
+    if not 1 <= share <= 99 or abs(share - round(share)) > 1e-9:
+        raise ValueError(f"{text} is not a whole percentage from 1% to 99%")
+    return round(share)
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
@@ -78,4 +88,10 @@ Percent = Annotated[
     BeforeValidator(parse_percent),
     PlainSerializer(format_percent, return_type=str),
     WithJsonSchema({"type": "string", "pattern": PERCENT_PATTERN, "examples": ["99.9%"]}),
+]
+Share = Annotated[
+    int,
+    BeforeValidator(parse_share),
+    PlainSerializer(lambda share: f"{share}%", return_type=str),
+    WithJsonSchema({"type": "string", "pattern": PERCENT_PATTERN, "examples": ["5%"]}),
 ]

@@ -14,6 +14,7 @@ from tasks.locks import environment_lock
 from tasks.naming import run_name
 from tasks.releasing import begin, error_of, on_trial, release_of, undone_when_stopped
 from tasks.sourcing import read_record
+from tasks.steering import make_way
 
 
 @flow(name="deploy", flow_run_name=run_name, timeout_seconds=7200,
@@ -21,7 +22,7 @@ from tasks.sourcing import read_record
 def deploy(
     environment: str,
     digest: str,
-    strategy: Literal["declared", "rolling", "blue-green"] = "declared",
+    strategy: Literal["declared", "rolling", "blue-green", "canary"] = "declared",
     actor: str = "",
     verify_after: bool = True,
     override: str = "",
@@ -46,6 +47,7 @@ def deploy(
     record = read_record(target, digest)
     application = record.application
     how = application.strategy_in(environment, strategy)
+    make_way(target, application, environment, record.version, actor)
     with (
         environment_lock(application.name, environment),
         undone_when_stopped(target, application.name, environment),

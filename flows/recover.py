@@ -31,7 +31,7 @@ def recover(
     target = load_platform(platform)
     with environment_lock(application, environment):
         journal = open_journal(target, application, environment, actor)
-        ended = take_over(target, journal)
+        ended = take_over(target, journal, go_on=True)
         restored = restore_live(target, journal)
     first = f"release {ended.number} ended {ended.outcome}" if ended else "no unfinished release"
     return Completed(message=f"{first}; {restored}")

@@ -18,10 +18,14 @@ from flows.verify import verify
 from tasks.alerts import ALERTS
 from tasks.locks import environment_lock
 from tasks.naming import run_name
+from tasks.overlap import together
 from tasks.planning import publish_plan
 from tasks.releasing import refuse_early, undone_when_stopped
 from tasks.reporting import Telling, told
 from tasks.sourcing import load_application, read_record
+from tasks.steering import make_way
+
+STAGES = ("build", "test", "scan", "deploy", "verify")
 
 
 @flow(name="release", flow_run_name=run_name, timeout_seconds=7200,
@@ -29,7 +33,7 @@ from tasks.sourcing import load_application, read_record
 def release(
     environment: str,
     source: str,
-    strategy: Literal["declared", "rolling", "blue-green"] = "declared",
+    strategy: Literal["declared", "rolling", "blue-green", "canary"] = "declared",
     version: str = "",
     dry_run: bool = False,
     accept_incomplete_scan: str = "",
@@ -52,26 +56,36 @@ def release(
     if dry_run:
         plan = publish_plan(target, application, environment, strategy, version)
         return Completed(message=plan.summary())
-    telling = Telling(target, application.name, environment, "release", 5, version, actor=actor,
-                      strategy=application.strategy_in(environment, strategy).value)  # fmt: skip
+    how = application.strategy_in(environment, strategy).value
+    telling = Telling(target, application.name, environment, "release", STAGES, version, how,
+                      actor=actor)  # fmt: skip
+
+    def tested() -> None:
+        with telling.stage("test") as mark:
+            mark.outcome, mark.summary = test(source, version, telling.digest, platform)
+
+    def scanned() -> None:
+        with telling.stage("scan") as mark:
+            found = scan(environment, source, version, telling.digest, accept_incomplete_scan,
+                         platform)  # fmt: skip
+            telling.scanned(mark, found, accept_incomplete_scan)
+
     try:
         with told(telling):
             publish_plan(target, application, environment, strategy, version)
             with telling.stage("build"):
-                telling.digest = digest = build(source, version, platform)
-                telling.version = read_record(target, digest).version
-                refuse_early(target, read_record(target, digest), environment)
-            with telling.stage("test") as mark:
-                mark.outcome, mark.summary = test(source, version, digest, platform)
-            with telling.stage("scan") as mark:
-                found = scan(environment, source, version, digest, accept_incomplete_scan, platform)
-                telling.scanned(mark, found, accept_incomplete_scan)
+                telling.digest = build(source, version, platform)
+                record = read_record(target, telling.digest)
+                telling.version = record.version
+                refuse_early(target, record, environment)
+            make_way(target, application, environment, telling.version, actor)
+            together(tested, scanned)  # neither needs the other; each has a candidate of its own
             with (
                 environment_lock(application.name, environment),
                 undone_when_stopped(target, application.name, environment),
             ):
                 with telling.stage("deploy"):
-                    telling.release = deploy(environment, digest, strategy, actor, False,
+                    telling.release = deploy(environment, telling.digest, strategy, actor, False,
                                              telling.override, platform)  # fmt: skip
                 with telling.stage("verify"):
                     verify(environment, application.name, platform)

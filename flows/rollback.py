@@ -51,8 +51,8 @@ def rollback(
         platform: Slipway Platform block it runs on.
     """
     target = load_platform(platform)
-    telling = Telling(target, application, environment, "rollback", 2, strategy="blue-green",
-                      actor=actor)  # fmt: skip
+    telling = Telling(target, application, environment, "rollback", ("deploy", "verify"),
+                      strategy="blue-green", actor=actor)  # fmt: skip
     try:
         with (
             told(telling),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from prefect import flow
 
 from blocks.platform import load_platform
 from domain.verdict import Verdict
 from flows.build import build
 from tasks.alerts import ALERTS
-from tasks.candidates import backing, candidate
+from tasks.candidates import Candidate, backing, candidate
 from tasks.naming import run_name
+from tasks.overlap import ahead
 from tasks.sourcing import read_record
 from tasks.testing import publish_tests, raise_unless_passed, run_suite
 
@@ -36,14 +39,15 @@ def test(
     target = load_platform(platform)
     record = read_record(target, digest or build(source, version, platform))
     suites = record.application.tests
-    results = [run_suite(target, record, n, {}) for n, s in suites.items() if s.kind == "unit"]
-    for name in (n for n, s in suites.items() if s.kind == "integration"):
-        with backing(target, record) as environ:
-            results.append(run_suite(target, record, name, environ))
-    if end_to_end := [n for n, s in suites.items() if s.kind == "end-to-end"]:
-        with candidate(target, record) as running:
-            environ = {"BASE_URL": running.url}
-            results += [run_suite(target, record, name, environ) for name in end_to_end]
+    end_to_end = [n for n, s in suites.items() if s.kind == "end-to-end"]
+    wanted = candidate(target, record) if end_to_end else nullcontext(Candidate({}))
+    with ahead(wanted) as running:  # it comes up while the other suites run
+        results = [run_suite(target, record, n, {}) for n, s in suites.items() if s.kind == "unit"]
+        for name in (n for n, s in suites.items() if s.kind == "integration"):
+            with backing(target, record) as environ:
+                results.append(run_suite(target, record, name, environ))
+        environ = {"BASE_URL": running().url}
+        results += [run_suite(target, record, name, environ) for name in end_to_end]
     if not results:
         return Verdict.NOT_RUN, "application.yaml declares no suite"
     publish_tests(record, results)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 from prefect import flow
 
 from blocks.application_file import application_file
+from blocks.commands import ended_together
 from blocks.platform import load_platform
 from domain.findings import ScanVerdict, judge
 from domain.verdict import Verdict
 from flows.build import build
 from tasks.alerts import ALERTS
-from tasks.candidates import candidate
+from tasks.candidates import Candidate, candidate
 from tasks.naming import run_name
 from tasks.scanning import (
     container_file,
@@ -50,22 +52,24 @@ def scan(
     load_application(source, environment)
     record = read_record(target, digest or build(source, version, platform))
     policy, base = record.application.scan_in(environment), application_file(source).parent
+    services = record.application.services
     waiting = []
-    for name, bundle in record.artifact.services.items():
-        unpacked = target.bundles.materialize(bundle.digest)
-        app, venv = unpacked / "app", unpacked / "venv"
-        waiting += [step.submit(app, name) for step in (static_analysis, secrets, container_file)]
-        installed = venv if venv.exists() else None
-        waiting.append(dependencies_of.submit(policy, base, installed, None, name))
-    reports = []
-    declared = {n: s.openapi for n, s in record.application.services.items()}
-    if any(declared.values()):
-        with candidate(target, record) as running:
-            for name, path in declared.items():
-                reports.append(fuzz(running.urls.get(name, ""), path, policy, name))
-    else:
-        reports += [fuzz("", None, policy, name) for name in declared]
-    reports += [step.result() for step in waiting]
+    with ended_together():
+        for name, bundle in record.artifact.services.items():
+            unpacked = target.bundles.materialize(bundle.digest)
+            app, venv = unpacked / "app", unpacked / "venv"
+            waiting += [
+                look.submit(app, name) for look in (static_analysis, secrets, container_file)
+            ]
+            installed = venv if venv.exists() else None
+            waiting.append(dependencies_of.submit(policy, base, installed, None, name))
+        asked = any(service.openapi for service in services.values())
+        with candidate(target, record) if asked else nullcontext(Candidate({})) as running:
+            reports = [
+                fuzz(running.urls.get(name, ""), service.openapi, policy, name)
+                for name, service in services.items()
+            ]
+        reports += [step.result() for step in waiting]
     verdict = judge(reports, policy, datetime.now(UTC).date())
     publish(verdict, record.application.name, environment)
     error = verdict.as_error()

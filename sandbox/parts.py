@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from domain.errors import UsageError
+from domain.routing import LATENCY_BOUNDS_SECONDS
 from sandbox import postgres, probes
 from sandbox.home import MARKER, PART, Home, inherited
 from sandbox.ports import LOOPBACK
@@ -28,11 +29,6 @@ PORTS = (
     "redis",
 )  # fmt: skip
 """The names of all ports, in the order in which they are chosen."""
-
-LATENCY_BUCKETS_SECONDS = (
-    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0,
-)  # fmt: skip
-"""Finer than Traefik's own around 200 ms, the usual objective."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +137,7 @@ def _prefect(home: Home, ports: Mapping[str, int]) -> Part:
     return Part(
         name="prefect",
         command=(
-            _program("prefect"), "server", "start",
+            sys.executable, "-m", "sandbox.prefect_server", "server", "start",
             "--host", LOOPBACK, "--port", str(ports["prefect"]),
         ),
         environ={
@@ -240,7 +236,7 @@ def _traefik_config(home: Home, ports: Mapping[str, int]) -> str:
             f"    transport:\n      lifeCycle:\n        graceTimeOut: {grace}\n"
         )
 
-    buckets = ", ".join(str(bucket) for bucket in LATENCY_BUCKETS_SECONDS)
+    buckets = ", ".join(str(bucket) for bucket in LATENCY_BOUNDS_SECONDS)
     return (
         "global:\n  checkNewVersion: false\n  sendAnonymousUsage: false\n"
         "log:\n  level: INFO\n  noColor: true\n"

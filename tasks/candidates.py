@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from blocks import commands
 from blocks.platform import Platform
 from domain.errors import Failed
 from domain.release import BuildRecord, routing_for, targets, workload_name, workload_spec
@@ -99,9 +100,11 @@ def wait_until_ready(platform: Platform, target: Target, seconds: float) -> Work
             raise Failed(
                 "SLP051",
                 f"{target.workload} was not ready within {seconds:g} s: {reason}",
-                help="correct `ready` in application.yaml, or raise `start` if it needs longer",
+                help="correct `ready` in application.yaml, or raise `start` if it needs longer; "
+                "a worker that listens to nobody has `port: null`",
                 detail=platform.cluster.log_tail(target.workload),
             )
+        commands.raise_if_given_up()
         time.sleep(0.1)
 
 

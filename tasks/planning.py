@@ -14,7 +14,7 @@ from domain.rollout import Target
 from tasks.releasing import open_journal
 
 
-@task(name="plan", cache_policy=NO_CACHE)
+@task(name="plan", task_run_name="plan for {environment}", cache_policy=NO_CACHE)
 def publish_plan(
     platform: Platform, application: Application, environment: str, strategy: str, version: str
 ) -> Plan:

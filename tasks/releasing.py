@@ -88,6 +88,7 @@ def begin(
         strategy,
         migrate=back_to is None,
         stable=Records(platform.store).record(stable.digest) if stable else None,
+        first=stable is None,
     )
     start = {
         "version": record.version,
@@ -132,18 +133,23 @@ def resume(platform: Platform, journal: Journal, number: int) -> Rollout:
     )
 
 
-def take_over(platform: Platform, journal: Journal) -> Release | None:
+def take_over(platform: Platform, journal: Journal, *, go_on: bool = False) -> Release | None:
     """Put back what a release that never ended has left; None when there is none.
 
     The first append makes its process stop, should it still live. One whose steps had all
     passed is brought to its end instead: its version is what was judged and what users have.
+
+    Args:
+        go_on: nobody wants the environment for another version, so one that declares
+            ``interrupted: continue`` collects the evidence of its step anew and goes on.
     """
     found = unfinished(journal.history())
     if found is None:
         return None
     journal.append(found.number, Kind.TAKEN_OVER, {"from_run": found.run})
     rollout = resume(platform, journal, found.number)
-    rollout.stop_requested = f"release {found.number} was interrupted (run {found.run})"
+    if not (go_on and rollout.state().policy.interrupted == "continue"):
+        rollout.stop_requested = f"release {found.number} was interrupted (run {found.run})"
     rollout.drive()
     ended = release_of(journal, found.number)
     if ended.outcome is Outcome.ROLLBACK_FAILED:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import cast
+from threading import Lock
+from typing import Any, cast
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -17,12 +18,14 @@ from prefect.events import emit_event
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from blocks import sentry
+from blocks.commands import Stopped
 from blocks.journal import Journal
 from blocks.platform import Platform
 from blocks.records import Records
 from blocks.sentry import About
 from domain.errors import Failed, SlipwayError
 from domain.findings import ScanVerdict
+from domain.hindsight import Hindsight, look_back
 from domain.journal import Kind, Outcome, Release, live
 from domain.release import Report, Stage
 from domain.verdict import Verdict
@@ -41,13 +44,18 @@ class Mark:
 
 @dataclass
 class Telling:
-    """Collects what a release did while it does it."""
+    """Collects what a release did while it does it.
+
+    Attributes:
+        expected: names of its stages in their order, which is also that of the report. Two may
+            run side by side.
+    """
 
     platform: Platform
     application: str
     environment: str
     kind: str
-    stages_expected: int
+    expected: tuple[str, ...]
     version: str = ""
     strategy: str = ""
     digest: str = ""
@@ -58,6 +66,8 @@ class Telling:
     release: int | None = None
     sentence: str = ""
     started: float = field(default_factory=time.monotonic)
+    _broken: set[str] = field(default_factory=set)
+    _lock: Lock = field(default_factory=Lock)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Mark]:
@@ -72,15 +82,33 @@ class Telling:
             outcome, summary = mark.outcome, mark.summary
         except SlipwayError as error:
             outcome, summary = _VERDICT_OF.get(error.code, Verdict.FAIL), error.cause
+            self._broken.add(name)
+            raise
+        except Stopped as error:
+            outcome, summary = Verdict.NOT_RUN, str(error)
+            raise
+        except BaseException:
+            self._broken.add(name)
             raise
         finally:
             seconds = round(time.monotonic() - began, 3)
-            self.stages.append(Stage(name=name, outcome=outcome, seconds=seconds, summary=summary))
+            self._add(Stage(name=name, outcome=outcome, seconds=seconds, summary=summary))
             log.info("stage %s: %s after %.1f s%s", name, outcome, seconds,
                      f": {summary}" if summary else "")  # fmt: skip
             with _logged("the progress is not shown"):
-                done = 100 * len(self.stages) / self.stages_expected
+                done = 100 * len(self.stages) / len(self.expected)
                 update_progress(self._progress, progress=min(done, 100.0))
+
+    def _add(self, stage: Stage) -> None:
+        with self._lock:
+            self.stages.append(stage)
+            self.stages.sort(key=lambda one: self.expected.index(one.name))
+
+    @property
+    def stopped_in(self) -> str:
+        """The first stage, in order, that an error ended; else the last one that there was."""
+        broken = (name for name in self.expected if name in self._broken)
+        return next(broken, self.stages[-1].name if self.stages else "plan")
 
     def __post_init__(self) -> None:
         self._progress = cast(
@@ -102,7 +130,7 @@ class Telling:
 
     def report(self, error: SlipwayError | None) -> Report:
         """The report; a release that reached the journal is told from the journal."""
-        began, ended = self._journalled()
+        began, ended, past = self._journalled()
         outcome = (ended.outcome if ended else None) or (
             Outcome.ROLLBACK_FAILED if began else Outcome.REFUSED
         )
@@ -123,7 +151,10 @@ class Telling:
             requests=data.get("requests"),
             failed_requests=data.get("failed_requests"),
             findings=self.findings,
-            override=self.override,
+            verdicts=past.verdicts,
+            detected_after_requests=past.detected_after_requests,
+            rollback_seconds=past.rollback_seconds,
+            override="; ".join([*([self.override] if self.override else []), *past.overrides]),
             url=self._public_url(),
             undo=f"slipway rollback {self.application} --environment {self.environment}"
             if outcome is Outcome.PROMOTED and ended and ended.previous
@@ -132,16 +163,17 @@ class Telling:
             error=error.to_dict() if error else None,
         )
 
-    def _journalled(self) -> tuple[bool, Release | None]:
+    def _journalled(self) -> tuple[bool, Release | None, Hindsight]:
         """Whether traffic may have been touched, and the release as the journal tells it."""
         try:
             journal = open_journal(self.platform, self.application, self.environment)
         except (SlipwayError, OSError) as error:
             get_run_logger().error("the journal could not be read: %s", error)
-            return any(stage.name == "deploy" for stage in self.stages), None
+            return any(stage.name == "deploy" for stage in self.stages), None, Hindsight()
         self.release = self.release or begun_by(journal, run_id())
         found = next((r for r in journal.history() if r.number == self.release), None)
-        return found is not None, found
+        past = look_back(e for e in journal.entries if e.release == self.release)
+        return found is not None, found, past
 
     def _public_url(self) -> str:
         try:
@@ -262,7 +294,7 @@ def _refuse(telling: Telling, error: SlipwayError) -> None:
             "strategy": telling.strategy,
             "reason": error.cause,
             "code": error.code,
-            "stage": telling.stages[-1].name if telling.stages else "plan",
+            "stage": telling.stopped_in,
             "previous": getattr(live(journal.history()), "number", None),
         },
     )
@@ -303,6 +335,7 @@ def to_markdown(report: Report) -> str:
     }
     lines += ["", "| fact | value |", "|---|---|"]
     lines += [f"| {name} | {'not counted' if v is None else v} |" for name, v in facts.items()]
+    lines += _evidence_lines(report)
     if report.override:
         lines += ["", f"Accepted without a pass: {_flat(report.override)}"]
     if report.error and report.error.get("detail"):
@@ -312,6 +345,35 @@ def to_markdown(report: Report) -> str:
     if report.undo:
         lines += ["", f"To undo: `{report.undo}`"]
     return "\n".join(lines) + "\n"
+
+
+def _evidence_lines(report: Report) -> list[str]:
+    """One row a step and service: requests, errors and p95, new against old."""
+    if not report.verdicts:
+        return []
+    lines = [
+        "",
+        "| step | verdict | new: requests, errors, p95 | old | why |",
+        "|---|---|---|---|---|",
+    ]
+    for verdict in report.verdicts:
+        numbers = verdict["numbers"]
+        new, old = (_arm(numbers, arm) for arm in ("candidate", "stable"))
+        where = f"{verdict['step']}: {verdict['weight']}% {verdict['service']}"
+        lines.append(
+            f"| {where} | {verdict['verdict']} | {new} | {old} | {_flat(verdict['reason'])} |"
+        )
+    if report.detected_after_requests is not None:
+        back = report.rollback_seconds
+        then = "" if back is None else f"; traffic was back {back:.1f} s later"
+        lines += ["", f"Found after {report.detected_after_requests} requests{then}."]
+    return lines
+
+
+def _arm(numbers: Mapping[str, Any], arm: str) -> str:
+    p95 = numbers.get(f"{arm}_p95_seconds")
+    shown = "" if p95 is None else f", {1000 * p95:.0f} ms"
+    return f"{numbers.get(f'{arm}_requests')}, {numbers.get(f'{arm}_errors')}{shown}"
 
 
 def _flat(text: str) -> str:

@@ -6,6 +6,7 @@ the environment to another cannot write it, and so does not act.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,9 +16,11 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from blocks.http_probe import probe
+from blocks.http_probe import Probed, probe, timed
 from blocks.journal import Journal
+from blocks.observing import metrics_for
 from blocks.platform import Platform
+from blocks.records import Records
 from domain.application import Service, SmokeCheck
 from domain.errors import Failed, SlipwayError
 from domain.journal import Entry, Kind, Outcome
@@ -43,15 +46,22 @@ from domain.rollout import (
     next_action,
     replay,
 )
-from domain.routing import Counts, Routing
+from domain.routing import Counts, Routing, Testing
 from domain.verdict import Check, Verdict, worst
 from domain.workload import Workload
 from tasks.candidates import exit_of, wait_until_ready, waiting_for
 from tasks.databases import migrate_database
 from tasks.environs import service_environ
+from tasks.evidence import Evidence, Pair
 from tasks.moves import publish_moves
 
 POLL_SECONDS = 0.1
+LOOK_SECONDS = 0.5
+"""Between two looks at what users met; a bad version is noticed that much later at most."""
+CHECK_SECONDS = 10.0
+"""Between two rounds of smoke checks while a step collects its evidence."""
+TALK_SECONDS = 15.0
+"""Between two lines of the log about a step that collects its evidence."""
 PATIENCE = timedelta(seconds=45)
 """How long a rollout goes on asking a cluster or an edge that does not answer."""
 
@@ -116,6 +126,14 @@ class Rollout:
     stop_requested: str | None = None
     before: Mapping[str, Counts] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
+    evidence: Evidence | None = None
+    evidence_verdict: Verdict = Verdict.NOT_RUN
+    evidence_reason: str = ""
+    _passed_at: datetime | None = None
+    _ready_at: datetime | None = None
+    _evidence_at: datetime | None = None
+    _checked: float = -math.inf
+    _talked: float = -math.inf
     _silent_since: float | None = None
     _last_line: str = ""
     _disk_full: SlipwayError | None = None
@@ -147,6 +165,7 @@ class Rollout:
 
     def _drive(self, until: Callable[[State, Action], bool]) -> Action:
         while True:
+            self.journal.catch_up()
             state = self.state()
             if state.finished:
                 self._raise_unwritten()
@@ -176,14 +195,24 @@ class Rollout:
         workloads, there = self.workloads(), self._read()
         weights = _weights(there)
         self._list_backends(workloads, weights, there)
+        now, routes = self.journal.now(), there.routes if there else ()
+        if all(_is_ready(workloads.get(t.workload)) for t in self.candidate.targets):
+            self._ready_at = now
         return Observation(
-            now=self.journal.now(),
+            now=now,
             groups={name: _group(w) for name, w in workloads.items()},
             weights=weights,
             verdict=self.verdict,
             preflight=self.preflight,
             reason=self.reason,
             stop_requested=self.stop_requested,
+            evidence=self.evidence_verdict,
+            evidence_reason=self.evidence_reason,
+            mirrors={r.service: dict(r.mirror) for r in routes if r.mirror},
+            testers={r.service: r.testing.workload for r in routes if r.testing},
+            passed_at=self._passed_at,
+            ready_at=self._ready_at,
+            evidence_at=self._evidence_at,
         )
 
     def workloads(self) -> dict[str, Workload]:
@@ -198,11 +227,12 @@ class Rollout:
             case Judge(subject=subject):
                 self._judge(subject)
             case Advance():
-                self._write(Kind.STEP_PASSED, checks=[c.model_dump() for c in self.checks])
+                checks = [c.model_dump() for c in self.checks]
+                self._write(Kind.STEP_PASSED, checks=checks, **self._proof())
                 self._forget_verdict()
             case Abort(reason=reason, code=code, workload=workload):
                 detail = self.platform.cluster.log_tail(workload) if workload else ""
-                self._write(Kind.ABORTING, reason=reason, code=code, detail=detail)
+                self._write(Kind.ABORTING, reason=reason, code=code, detail=detail, **self._proof())
                 self._forget_verdict()
             case Finish(outcome=outcome, reason=reason):
                 self._finish(outcome, reason)
@@ -218,9 +248,10 @@ class Rollout:
             case Scale(sizes=sizes):
                 self._unlist_surplus(sizes)
                 _scale(self.platform, [self._spec(w, n) for w, n in sizes.items()], _sized(sizes))
-            case Route(weights=weights):
+            case Route(weights=weights, mirrors=mirrors, testers=testers):
                 there = self._read()
-                routing = self._routing(self.workloads(), weights, there)
+                testing = self._testing(testers)
+                routing = self._routing(self.workloads(), weights, there, mirrors, testing)
                 self._tally(there)
                 _route(self.platform, self.journal, routing, _shares(weights))
                 self._forget_verdict()
@@ -296,7 +327,104 @@ class Rollout:
         ]
 
     def _judge(self, subject: str) -> None:
-        self.checks = self.look(subject)
+        step = self._step_in_proof() if subject == "candidate" else None
+        recent = time.monotonic() - self._checked < CHECK_SECONDS
+        if step is None or self.verdict is not Verdict.PASS or not recent:
+            self._check(subject)
+        if step is not None:
+            self._weigh(step)
+
+    def _step_in_proof(self) -> int | None:
+        """The step that needs evidence now; None for one whose checks are enough."""
+        state = self.state()
+        if state.complete or state.finished or not state.policy.steps[state.step].requests:
+            return None
+        return state.step
+
+    def _weigh(self, step: int) -> None:
+        """Judge what users have met since the move, and wait a moment for more of it."""
+        began = time.monotonic()
+        try:
+            if self.evidence is None or self.evidence.step != step:
+                self.evidence = self._open_evidence(step)
+            self.evidence.look()
+        except SlipwayError as error:
+            silent = error.code == "SLP090"  # it could be seen that there is nothing to see
+            self.evidence_verdict = Verdict.NO_DATA if silent else Verdict.ERROR
+            self.evidence_reason = error.cause
+        else:
+            self._evidence_at = self.journal.now()
+            self.evidence_verdict = self.evidence.verdict
+            self.evidence_reason = self.evidence.reason
+        self._tell_evidence(step)
+        if self.evidence_verdict not in (Verdict.PASS, Verdict.FAIL) or self.state().paused:
+            time.sleep(max(0.0, LOOK_SECONDS - (time.monotonic() - began)))
+
+    def _open_evidence(self, step: int) -> Evidence:
+        assert self.stable is not None
+        policy, application = self.state().policy, self.journal.application
+        stable = {t.service: t.workload for t in self.stable.targets if t.public}
+        pairs = [
+            Pair(t.service, t.workload, stable.get(t.service))
+            for t in self.candidate.targets
+            if t.public
+        ]
+        probes, record = policy.probes, self.candidate.record
+        observe = record.application.observe_in(self.journal.environment)
+        return Evidence(
+            step=step,
+            metrics=metrics_for(self.platform, observe),
+            application=application,
+            environment=self.journal.environment,
+            pairs=pairs,
+            limits=policy.limits.model_copy(update={"requests": policy.steps[step].requests}),
+            probe=(lambda workload: self._probe(workload, probes.path)) if probes else None,
+            probes_per_second=probes.per_second if probes else 0,
+        )
+
+    def _probe(self, workload: str, path: str) -> Probed:
+        edge = self.platform.edge
+        base = edge.private_url(self.journal.application, self.journal.environment, workload)
+        return timed(base, path)
+
+    def _proof(self) -> dict[str, Any]:
+        """What the journal keeps of the evidence: the verdicts, and the digest of the counts."""
+        if self.evidence is None or not self.evidence.judgements:
+            return {}
+        records = Records(self.platform.store)
+        weight = self.state().policy.steps[self.evidence.step].weight
+        return {
+            "judgements": self.evidence.described(weight),
+            "evidence": records.keep_evidence(self.evidence.document()),
+        }
+
+    def _tell_evidence(self, step: int) -> None:
+        """How far the step is, for ``slipway status``, and now and then for the log."""
+        policy, now = self.state().policy, time.monotonic()
+        weight = policy.steps[step].weight
+        Records(self.platform.store).keep_progress(
+            self.journal.application,
+            self.journal.environment,
+            {
+                "release": self.number,
+                "at": self.journal.now().isoformat(),
+                "step": step + 1,
+                "steps": len(policy.steps),
+                "weight": weight,
+                "needed": policy.steps[step].requests,
+                "verdict": self.evidence_verdict.value,
+                "reason": self.evidence_reason,
+                "judgements": self.evidence.described(weight) if self.evidence else [],
+            },
+        )
+        ended = self.evidence_verdict in (Verdict.PASS, Verdict.FAIL)
+        if ended or now - self._talked > TALK_SECONDS:
+            self._talked = now
+            symbol = self.evidence_verdict.symbol
+            self.log(f"{symbol} step {step + 1} at {weight}%: {self.evidence_reason}")
+
+    def _check(self, subject: str) -> None:
+        self.checks, self._checked = self.look(subject), time.monotonic()
         verdict = worst(check.verdict for check in self.checks)
         failed = next((c for c in self.checks if c.verdict is not Verdict.PASS), None)
         self.reason = failed.reason if failed else ""
@@ -305,8 +433,10 @@ class Rollout:
             time.sleep(POLL_SECONDS * 3)
         if subject == "preflight":
             self.preflight = verdict
-        else:
-            self.verdict = verdict
+            return
+        self.verdict = verdict
+        if verdict is Verdict.PASS:
+            self._passed_at = self.journal.now()
 
     def _smoke_targets(
         self, asked: list[tuple[SmokeCheck, Target]], subject: str
@@ -348,7 +478,7 @@ class Rollout:
             wait_until_ready(self.platform, target, service.start.total_seconds())
         if home and (lost or moved):
             self.journal.confirm_ours()
-            self.platform.edge.write(self._routing(self.workloads(), home, seen))
+            self.platform.edge.write(self._routing(self.workloads(), home, seen, {}, {}))
         keep = self.state().policy.keep_previous
         for name in left:
             self.platform.cluster.expire(name, datetime.now(UTC) + keep)
@@ -392,8 +522,22 @@ class Rollout:
         if kept != workloads:
             self._list_backends(kept, _weights(there), there)
 
+    def _testing(self, testers: Mapping[str, str]) -> dict[str, Testing]:
+        who = self.state().policy.testers
+        if who is None:
+            return {}
+        return {
+            service: Testing(carrier=who.carrier, name=who.name, value=who.value, workload=workload)
+            for service, workload in testers.items()
+        }
+
     def _routing(
-        self, workloads: Mapping[str, Workload], weights: _Weights, known: Routing | None
+        self,
+        workloads: Mapping[str, Workload],
+        weights: _Weights,
+        known: Routing | None,
+        mirrors: _Weights | None = None,
+        testing: Mapping[str, Testing] | None = None,
     ) -> Routing:
         """Raises Failed SLP051 when a version would get weight that has no ready replica."""
         sides = [side for side in (self.stable, self.candidate) if side is not None]
@@ -412,7 +556,9 @@ class Rollout:
         application, environment = serving[-1].record.application, self.journal.environment
         host = application.host_in(environment)
         try:
-            return routing_for(host, application.name, environment, parts, weights, known)
+            return routing_for(
+                host, application.name, environment, parts, weights, known, mirrors, testing
+            )
         except ValueError as error:
             raise Failed(
                 "SLP051",
@@ -496,6 +642,8 @@ class Rollout:
 
     def _forget_verdict(self) -> None:
         self.verdict, self.reason = Verdict.NOT_RUN, ""
+        self.evidence = None
+        self.evidence_verdict, self.evidence_reason = Verdict.NOT_RUN, ""
 
     def _say(self, action: Action) -> None:
         """One line per change; repeated waiting is silent."""
@@ -559,6 +707,10 @@ def _replicas(target: Target, workload: Workload | None, *, fresh: bool) -> Chec
         limit=desired,
         samples=ready,
     )
+
+
+def _is_ready(workload: Workload | None) -> bool:
+    return workload is not None and 0 < workload.desired <= len(workload.ready)
 
 
 def _is_whole(target: Target, workload: Workload | None) -> bool:

@@ -213,10 +213,8 @@ def _told(report: ScannerReport) -> ScannerReport:
     with suppress(MissingContextError):  # called as a plain function
         log = get_run_logger()
         say = log.error if report.evidence is Verdict.ERROR else log.info
-        say(
-            "%s: %s findings; %s",
-            report.label,
-            len(report.findings),
-            report.problem or report.not_applicable or report.checked_against,
-        )
+        found = f"{len(report.findings)} findings; {report.checked_against}"
+        if report.problem or report.not_applicable:
+            found = report.problem or f"not applicable, {report.not_applicable}"
+        say("%s: %s", report.label, found)
     return report

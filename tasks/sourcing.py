@@ -12,12 +12,12 @@ from blocks.builder import BuildRequest, BuildResult
 from blocks.platform import Platform
 from blocks.records import Records
 from domain.application import Application
-from domain.artifact import Artifact
+from domain.artifact import Artifact, digest_of
 from domain.errors import Failed
 from domain.release import BuildRecord, version_of
 
 
-@task(name="read-application", cache_policy=NO_CACHE)
+@task(name="read-application", task_run_name="read application.yaml", cache_policy=NO_CACHE)
 def load_application(source: str, environment: str = "") -> Application:
     """Parse application.yaml and, when one is given, check the environment's name."""
     application = read_application(source)
@@ -55,16 +55,18 @@ def _lock_of(folder: Path, declared: str | None) -> Path | None:
     return usual if usual.exists() else None
 
 
-@task(name="keep-record", cache_policy=NO_CACHE)
+@task(name="keep-record", task_run_name="keep the build record", cache_policy=NO_CACHE)
 def keep_record(
     platform: Platform, application: Application, version: str, results: dict[str, BuildResult]
 ) -> BuildRecord:
     """Store what was built, under its digest, together with its application.yaml."""
     revision = str(next(iter(results.values())).revision)
+    services = {name: result.bundle for name, result in results.items()}
+    content = digest_of({name: bundle.digest for name, bundle in services.items()})
     artifact = Artifact(
         application=application.name,
-        version=version_of(application, version, revision),
-        services={name: result.bundle for name, result in results.items()},
+        version=version_of(application, version, revision, content),
+        services=services,
     )
     record = BuildRecord.of(application, artifact, revision)
     Records(platform.store).keep(record)

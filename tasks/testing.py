@@ -40,9 +40,7 @@ def _run_suite(
     suite = record.application.tests[name]
     service = suite.service or record.application.first_service
     digest = record.artifact.services[service].digest
-    root = Path(platform.store_root).parent / "suites"
-    root.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))
+    work = work_folder(Path(platform.store_root).parent / "suites", name)
     try:
         source = platform.bundles.copy_source(digest, work / "source")
         result = _run_in(platform, record, name, source, work, environ)
@@ -52,6 +50,18 @@ def _run_suite(
     if result.verdict is not Verdict.PASS and suite.retries:
         raise SuiteFailed(result)
     return result
+
+
+def work_folder(root: Path, name: str) -> Path:
+    """A new folder; what lies above it decides nothing for a pytest that runs below it.
+
+    pytest looks for its configuration in all folders above, and the sandbox's home may lie in a
+    project that has one: a suite without its own would be run with the options of another project.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))
+    (work / "pytest.ini").write_text("[pytest]\n")
+    return work
 
 
 def _run_in(
@@ -77,7 +87,7 @@ def _run_in(
         environ={
             **environ,
             "JUNIT_XML": str(junit),
-            "PYTEST_ADDOPTS": f"--junitxml={junit} -p no:cacheprovider",
+            "PYTEST_ADDOPTS": f"--junitxml={junit} --rootdir={source} -p no:cacheprovider",
         },
         seconds=suite.timeout.total_seconds(),
         log=_log_of(platform, record, name),

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from blocks import commands
+from blocks.commands import POLL_SECONDS
 from blocks.scanners.evidence import blind
 
 ARGUMENTS_BYTES = 250_000
@@ -112,7 +115,7 @@ def run(
 
 def _wait(process: subprocess.Popen[str], name: str, seconds: float) -> Output:
     try:
-        stdout, stderr = process.communicate(timeout=seconds)
+        stdout, stderr = _communicate(process, seconds)
     except subprocess.TimeoutExpired:
         _kill_tree(process)
         raise blind(
@@ -123,6 +126,19 @@ def _wait(process: subprocess.Popen[str], name: str, seconds: float) -> Output:
         _kill_tree(process)
         raise
     return Output(stdout, stderr, process.returncode)
+
+
+def _communicate(process: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
+    """What it says until it ends; Stopped when the work was given up in the meantime."""
+    deadline = time.monotonic() + seconds
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            return process.communicate(timeout=max(0.0, min(left, POLL_SECONDS)))
+        except subprocess.TimeoutExpired:
+            if left <= POLL_SECONDS:
+                raise
+        commands.raise_if_given_up()
 
 
 def _kill_tree(process: subprocess.Popen[str]) -> None:

@@ -27,6 +27,9 @@ ROUNDS = 3
 SWITCHES = 20
 RATE = 500
 LIMIT = 1.15
+FULL_RATE = 1000
+FULL_SECONDS = 20
+FULL_LIMIT_MS = 200
 BIN = Path(sys.executable).parent
 BENCH = ROOT / ".slipway" / "bench"
 HERE = Path(__file__).resolve().parent
@@ -40,7 +43,7 @@ def run() -> list[Case]:
     shutil.rmtree(home.root, ignore_errors=True)
     try:
         slipway("up")
-        return [wall_time(home), switches(home)]
+        return [wall_time(home), switches(home), latency(home)]
     finally:
         down(home, progress=lambda line: None)
 
@@ -134,7 +137,7 @@ def switches(home: Home) -> Case:
 
     from flows.rollback import rollback
 
-    with load(home) as counted, temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    with load(home, RATE) as counted, temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         for _ in range(SWITCHES):
             state = rollback(ENVIRONMENT, "diet-game", return_state=True)
             assert state.is_completed(), state.message
@@ -147,12 +150,36 @@ def switches(home: Home) -> Case:
     return case
 
 
+def latency(home: Home) -> Case:
+    """The sample application at its stated load, through the edge, beside its own callers."""
+    case = Case(
+        name=f"p95 of diet-game at {FULL_RATE} requests/s for {FULL_SECONDS} s through the edge",
+        unit="ms",
+        goal=f"under {FULL_LIMIT_MS}, none failed",
+    )
+    values: list[float] = []
+    failed = requests = 0
+    for _ in range(ROUNDS):
+        with load(home, FULL_RATE, FULL_SECONDS) as counted:
+            pass
+        if counted["per_second"] < FULL_RATE * 0.98:
+            case.note = f"the load reached only {counted['per_second']} requests/s"
+            return case
+        values.append(counted["p95_ms"])
+        failed, requests = failed + counted["failed"], requests + counted["requests"]
+    case.runs = {"slipway": values}
+    case.ours = statistics.median(values)
+    case.met = case.ours < FULL_LIMIT_MS and not failed
+    case.note = f"{failed} of {requests} requests failed; median of {ROUNDS}"
+    return case
+
+
 @contextmanager
-def load(home: Home) -> Iterator[dict[str, Any]]:
+def load(home: Home, rate: float, seconds: float | None = None) -> Iterator[dict[str, Any]]:
     counted: dict[str, Any] = {}
     process = subprocess.Popen(
         [sys.executable, str(HERE / "traffic.py"), "--url", require(home).addresses["edge_web"],
-         "--host", HOST, "--rate", str(RATE)],
+         "--host", HOST, "--rate", str(rate), *(["--seconds", str(seconds)] if seconds else [])],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
@@ -161,7 +188,8 @@ def load(home: Home) -> Iterator[dict[str, Any]]:
             raise RuntimeError(f"the load did not start: {process.stderr.read()}")
         yield counted
     finally:
-        process.send_signal(signal.SIGTERM)
+        if seconds is None:
+            process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
     counted.update(json.loads(output))
 

@@ -13,7 +13,9 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -414,6 +416,31 @@ def test_processes_that_materialise_at_once_agree(store: BundleStore, tmp_path: 
         outputs.append(process.communicate(timeout=60)[0].strip())
     assert set(outputs) == {str(store.materialize(digest))}
     assert nothing_half_made(store)
+
+
+def test_threads_that_need_a_bundle_at_once_unpack_it_once(
+    store: BundleStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A suite, its candidate and a scan begin at the same moment."""
+    digest = add(store, make_tree(tmp_path / "tree"))
+    unpacked: list[str] = []
+    original = BundleStore._unpack
+
+    def counted(self: BundleStore, archive: Path, digest: str, tree: Path) -> None:
+        unpacked.append(digest)
+        original(self, archive, digest, tree)
+
+    monkeypatch.setattr(BundleStore, "_unpack", counted)
+    start = threading.Barrier(3)
+
+    def work() -> Path:
+        start.wait(20)
+        return store.materialize(digest)
+
+    with ThreadPoolExecutor(3) as pool:
+        found = {future.result() for future in [pool.submit(work) for _ in range(3)]}
+    assert len(found) == 1
+    assert unpacked == [digest]
 
 
 @pytest.mark.parametrize("point", ["os.link", "Path.rename", "os.utime"])

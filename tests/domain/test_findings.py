@@ -223,6 +223,12 @@ def test_a_scanner_that_looked_at_nothing_has_no_data() -> None:
     assert "looked at nothing" in verdict.reasons[0]
 
 
+def test_a_scanner_that_could_not_work_does_not_count_among_those_that_found_nothing() -> None:
+    blind = ScannerReport(scanner=Scanner.OSV, problem="nobody answers")
+    verdict = judge([report(), blind], ScanPolicy(), TODAY, [Scanner.BANDIT, Scanner.HADOLINT])
+    assert "no findings from 1 scanners, 2 could not work;" in verdict.summary
+
+
 def test_a_failure_names_the_worst_finding_and_its_way_out() -> None:
     found = report(
         finding(),

@@ -105,19 +105,20 @@ def carry_out(
                 due = delays.pop() if delays else 0
                 for w, n in sizes.items():
                     groups[w] = Group(w, n, min(n, groups.get(w, Group(w, 0, 0)).ready))
-            case Route(weights=moved):
-                seen = replace(seen, weights=moved, verdict=Verdict.NOT_RUN)
+            case Route(weights=moved, mirrors=mirrors, testers=testers):
+                seen = replace(seen, weights=moved, mirrors=mirrors, testers=testers,
+                               verdict=Verdict.NOT_RUN, evidence=Verdict.NOT_RUN)  # fmt: skip
             case Judge(subject="preflight"):
                 seen = replace(seen, preflight=Verdict.PASS)
             case Judge():
-                seen = replace(seen, verdict=Verdict.PASS)
+                seen = replace(seen, verdict=Verdict.PASS, evidence=Verdict.PASS)
             case Retire(workloads=workloads):
                 groups |= {w: replace(groups[w], expires=True) for w in workloads}
             case Stop(workloads=workloads):
                 groups = {w: g for w, g in groups.items() if w not in workloads}
         if isinstance(action, Advance):
             write(Kind.STEP_PASSED)
-            seen = replace(seen, verdict=Verdict.NOT_RUN)
+            seen = replace(seen, verdict=Verdict.NOT_RUN, evidence=Verdict.NOT_RUN)
         elif not isinstance(action, Wait | Judge):
             write(Kind.DONE, **describe(action))
         if due:
@@ -150,7 +151,7 @@ def test_the_counts_of_a_plan_are_those_of_the_journal_afterwards(
     app = application(replicas, services, private, migrate)
     live = None if first else version(app, "1.0.0", 1)
     plan = plan_release(app, "production", version="1.1.0", strategy=strategy, live=live, number=2)
-    policy = policy_for(record(app, "1.1.0"), "production", strategy, migrate=True)
+    policy = policy_for(record(app, "1.1.0"), "production", strategy, migrate=True, first=first)
     entries = carry_out(
         policy, version(app, "1.1.0", 2).targets, live.targets if live else (), slow
     )

@@ -82,6 +82,13 @@ def test_a_version_is_asked_for_or_the_revision(asked: str, revision: str, versi
     assert version_of(application(), asked, revision) == version
 
 
+def test_a_source_without_a_revision_is_named_by_its_content() -> None:
+    digest = "sha256:" + "ab" * 32
+    assert version_of(application(), "", "unversioned", digest) == "abababababab"
+    assert version_of(application(), "9", "unversioned", digest) == "9"
+    assert version_of(application(), "", "0123", digest) == "0123"
+
+
 def test_names_that_others_read() -> None:
     assert url_variable("price-list") == "PRICE_LIST_URL"
     assert workload_name("shop", "test", "web", 3) == "shop.test.web.r3"
@@ -167,4 +174,9 @@ def test_counts_are_what_was_added_even_over_a_restart_of_the_edge() -> None:
     assert after.since(before) == Counts(requests=5, errors=1, buckets={"0.1": 4})
     restarted = Counts(requests=4, errors=1)
     assert restarted.since(before) == restarted
-    assert Counts(requests=12, errors=0).since(before) == Counts(requests=2, errors=0)
+    for overtaken in (
+        Counts(requests=12, errors=0, buckets={"0.1": 5}),
+        Counts(requests=12, errors=2, buckets={"0.1": 4}),
+        Counts(requests=12, errors=2),
+    ):
+        assert overtaken.since(before) == overtaken

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.application import Strategy
+from domain.application import Canary, Strategy, Testers
 from domain.journal import Entry, Kind, Outcome, next_entry
 from domain.rollout import (
     Abort,
@@ -55,6 +55,10 @@ class World:
     now: datetime = START
     groups: dict[str, Replicas] = field(default_factory=dict)
     weights: dict[str, dict[str, int]] = field(default_factory=dict)
+    mirrors: dict[str, dict[str, int]] = field(default_factory=dict)
+    testers: dict[str, str] = field(default_factory=dict)
+    evidence: list[Verdict] = field(default_factory=list)
+    seen_evidence: Verdict = Verdict.NOT_RUN
     entries: list[Entry] = field(default_factory=list)
     candidate_starts: bool = True
     candidate_exits: bool = False
@@ -89,7 +93,9 @@ class World:
             for w, g in self.groups.items()
         }
         return Observation(self.now, groups, self.weights, self.seen_verdict,
-                           self.preflight, stop_requested=self.stop_requested)  # fmt: skip
+                           self.preflight, stop_requested=self.stop_requested,
+                           evidence=self.seen_evidence, mirrors=self.mirrors,
+                           testers=self.testers)  # fmt: skip
 
     def tick(self) -> None:
         """Time passes and replicas come up, or do not."""
@@ -109,15 +115,18 @@ class World:
                     group = self.groups.setdefault(workload, Replicas(0, 0))
                     group.desired, group.ready = size, min(group.ready, size)
                     group.expires = False
-            case Route(weights=weights):
+            case Route(weights=weights, mirrors=mirrors, testers=testers):
                 self.weights = {s: dict(w) for s, w in weights.items()}
-                self.seen_verdict = Verdict.NOT_RUN
+                self.mirrors = {s: dict(w) for s, w in mirrors.items()}
+                self.testers = dict(testers)
+                self.forget()
             case Judge(subject="preflight"):
                 self.preflight = self.verdicts.pop(0) if self.verdicts else Verdict.PASS
             case Judge(subject="stable"):
                 self.seen_verdict = self.stable_verdict
             case Judge():
                 self.seen_verdict = self.verdicts.pop(0) if self.verdicts else Verdict.PASS
+                self.seen_evidence = self.evidence.pop(0) if self.evidence else Verdict.PASS
             case Retire(workloads=workloads):
                 for workload in workloads:
                     self.groups[workload].expires = True
@@ -127,6 +136,9 @@ class World:
                     del self.groups[workload]
             case _:
                 pass
+
+    def forget(self) -> None:
+        self.seen_verdict = self.seen_evidence = Verdict.NOT_RUN
 
     def weight(self, workload: str) -> int:
         return sum(w.get(workload, 0) for w in self.weights.values())
@@ -143,10 +155,10 @@ class World:
         match action:
             case Advance():
                 self.write(Kind.STEP_PASSED)
-                self.seen_verdict = Verdict.NOT_RUN
+                self.forget()
             case Abort(reason=reason):
                 self.write(Kind.ABORTING, reason=reason)
-                self.seen_verdict = Verdict.NOT_RUN
+                self.forget()
             case Finish(outcome=outcome, reason=reason):
                 self.write(Kind.FINISHED, outcome=outcome, reason=reason)
             case Wait() | Judge():
@@ -171,9 +183,8 @@ def run(world: World, crashes: list[int] | None = None, limit: int = 2000) -> Fi
         world.perform(action)
         world.check()
         if turn in crashes:
-            world.seen_verdict = world.preflight = (
-                Verdict.NOT_RUN
-            )  # the next process has judged nothing
+            world.forget()  # the next process has judged nothing
+            world.preflight = Verdict.NOT_RUN
         else:
             world.record(action)
             if isinstance(action, Finish):
@@ -199,9 +210,12 @@ def worlds(draw: st.DrawFn) -> World:
     stable = tuple(target(s, 1, draw(size), public[s]) for s in old_services)
     policy = Policy(
         strategy=strategy,
-        steps=steps_for(strategy, max(t.replicas for t in candidate)),
+        steps=steps_for(strategy, max(t.replicas for t in candidate),
+                        canary=Canary(mirror=draw(st.sampled_from([None, 50])))),
         migrate=draw(st.booleans()),
-    )
+        patience=timedelta(seconds=30),
+        testers=draw(st.sampled_from([None, Testers(name="x-try")])),
+    )  # fmt: skip
     return World(
         stable=stable,
         candidate=candidate,
@@ -209,6 +223,7 @@ def worlds(draw: st.DrawFn) -> World:
         candidate_starts=draw(st.booleans()),
         candidate_exits=draw(st.booleans()),
         verdicts=draw(st.lists(st.sampled_from(Verdict), max_size=6)),
+        evidence=draw(st.lists(st.sampled_from(Verdict), max_size=12)),
         stable_verdict=draw(st.sampled_from([Verdict.PASS, Verdict.PASS, Verdict.FAIL])),
     )
 

@@ -78,7 +78,7 @@ def release(platform: Any, version: str, migrate: str) -> SlipwayError | None:
 
     @flow(name="release-under-test")
     def ship() -> None:
-        telling = Telling(platform, "shop", "test", "release", 2, version=version)
+        telling = Telling(platform, "shop", "test", "release", ("test", "deploy"), version=version)
         with told(telling):
             record = platform.record(version, TEXT.format(migrate=migrate))
             with telling.stage("test"), backing(platform, record) as environ:

@@ -17,6 +17,7 @@ SERVER = r'''
 import asyncio
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -37,6 +38,8 @@ async def answer(path, host):
     if path == "/peer":
         return await ask_peer()
     await asyncio.sleep(KNOBS.get("slow", 0))
+    if random.random() < KNOBS.get("flaky", 0):
+        return 500, "out of luck"
     return KNOBS.get("answer", 200), VERSION
 
 

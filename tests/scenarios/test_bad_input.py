@@ -12,6 +12,7 @@ import pytest
 
 from blocks.scanners import program
 from domain.journal import Outcome
+from domain.verdict import Verdict
 from tests.scenarios.apps import App
 from tests.scenarios.world import Standing, World, error_in
 
@@ -134,7 +135,38 @@ sys.exit(1)
     assert "suite unit: 1 of 2 tests failed; the first: shop::sells: 1 != 2" in ended.message
     assert "a line of its output" in ended.detail
     assert ended.report is not None
-    assert [s.name for s in ended.report.stages] == ["build", "test"]
+    assert [s.name for s in ended.report.stages] == ["build", "test", "scan"]
+
+
+def test_the_error_is_that_of_the_first_stage_in_order(world: World, live: App) -> None:
+    """Tests and scan run side by side; which of two failures came first in time is chance."""
+    body = """
+write('<testcase name="sells"><failure message="1 != 2"/></testcase>')
+sys.exit(1)
+"""
+    source = with_suite(live, live.fresh(), body)
+    (live.folder / "settings.py").write_text(f'KEY = "{KEY}"\n')
+    ended = world.fails(live, source, REFUSED, "SLP030")
+    assert ended.report is not None
+    seen = {s.name: s.outcome for s in ended.report.stages}
+    assert list(seen) == ["build", "test", "scan"]
+    assert seen["test"] is Verdict.FAIL
+    assert seen["scan"] in (Verdict.FAIL, Verdict.NOT_RUN), "found it, or was given up"
+    assert world.journal(live.name).history()[-1].data["stage"] == "test"
+
+
+def test_a_finding_does_not_end_the_tests_beside_it(world: World, live: App) -> None:
+    """Their verdict comes first in order, so it is waited for and told."""
+    body = """
+write('<testcase name="sells"/>')
+"""
+    source = with_suite(live, live.fresh(), body)
+    (live.folder / "settings.py").write_text(f'KEY = "{KEY}"\n')
+    ended = world.fails(live, source, REFUSED, "SLP040")
+    assert ended.report is not None
+    seen = {s.name: s.outcome for s in ended.report.stages}
+    assert seen == {"build": Verdict.PASS, "test": Verdict.PASS, "scan": Verdict.FAIL}
+    assert world.journal(live.name).history()[-1].data["stage"] == "scan"
 
 
 def test_a_suite_that_collects_nothing(world: World, live: App) -> None:

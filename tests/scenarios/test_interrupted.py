@@ -11,13 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from blocks import commands
 from domain.journal import Kind, Outcome, unfinished
 from domain.rollout import Action
 from tasks.rollout import Rollout
-from tests.scenarios.apps import App
+from tests.scenarios.apps import App, service
 from tests.scenarios.killing import Killer
 from tests.scenarios.world import (
     PRODUCTION,
@@ -172,6 +173,36 @@ def test_a_real_ctrl_c_in_a_terminal(world: World, app: App, killer: Killer) -> 
     assert users.failed == []
     assert set(users.versions) == {"1.0.0"}
     world.assert_serves(app.name, "1.0.0")
+
+
+def test_a_real_ctrl_c_while_tests_and_scan_run_side_by_side(
+    world: World, app: App, killer: Killer
+) -> None:
+    """The signal reaches the suite's thread alone; the candidates beside it must end as well."""
+    world.ship(app.source("1.0.0"))
+    document = {
+        "version": "1.1.0",
+        "services": {"web": service(openapi="/openapi.json")},
+        "database": {"migrate": "sleep 987"},
+        "tests": {
+            "slow": {"kind": "unit", "command": "sleep 986"},
+            "later": {"kind": "end-to-end", "command": "true"},
+        },
+    }
+    source = app.write(document)
+    killer.start("release", environment=PRODUCTION, source=source)
+    wait_until(lambda: len(sleeping("986")) == 1, "the suite runs")
+    wait_until(lambda: len(sleeping("987")) == 2, "both candidates are under way")
+    os.kill(killer.pid, signal.SIGINT)
+    assert killer.wait() != 0
+    assert sleeping("986") + sleeping("987") == []
+    world.assert_serves(app.name, "1.0.0")
+
+
+def sleeping(seconds: str) -> list[int]:
+    """Processes of the application's own commands."""
+    found = psutil.process_iter(["cmdline"])
+    return [p.pid for p in found if p.info["cmdline"] == ["sleep", seconds]]
 
 
 # --- SIGKILL --------------------------------------------------------------------------------

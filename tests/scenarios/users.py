@@ -27,6 +27,7 @@ class Users:
     host: str
     path: str = "/version"
     rate: float = 25
+    headers: str = ""
     versions: Counter[str] = field(default_factory=Counter)
     failed: list[tuple[float, str]] = field(default_factory=list)
     seen: list[tuple[float, str]] = field(default_factory=list)
@@ -56,6 +57,14 @@ class Users:
         self._stop.set()
         self._thread.join(ANSWER_SECONDS + 5)
         assert not self._thread.is_alive(), "a user waits for ever"
+
+    @property
+    def began_at(self) -> float:
+        return self._began
+
+    def before(self, moment: float) -> set[str]:
+        """Versions that had answered before a moment of the monotonic clock."""
+        return {version for at, version in self.seen if self._began + at < moment}
 
     def now(self) -> float:
         return time.monotonic() - self._began
@@ -104,7 +113,8 @@ class Users:
             await asyncio.open_connection(url.hostname, url.port) if fresh else idle.pop()
         )
         try:
-            writer.write(f"GET {self.path} HTTP/1.1\r\nHost: {self.host}\r\n\r\n".encode())
+            head = f"GET {self.path} HTTP/1.1\r\nHost: {self.host}\r\n{self.headers}\r\n"
+            writer.write(head.encode())
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
             length = next(
                 int(line.split(":")[1])

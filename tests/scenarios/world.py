@@ -36,13 +36,17 @@ from blocks.records import Records
 from domain.errors import SlipwayError
 from domain.journal import Outcome, Release, live, unfinished, verify
 from domain.release import Report
+from domain.rollout import replay
+from domain.steering import Verb
 from flows.build import build
 from flows.deploy import deploy
 from flows.recover import recover
 from flows.release import release
+from flows.retry import retry
 from flows.rollback import rollback
 from sandbox import control
 from sandbox.home import Home
+from tasks.steering import ask
 from tests.scenarios.apps import App
 from tests.scenarios.users import Users
 
@@ -92,6 +96,25 @@ class World:
     def rollback(self, application: str, environment: str = PRODUCTION, **more: Any) -> Ended:
         return self.ended(rollback(environment, application, return_state=True, **more))
 
+    def retry(self, application: str, environment: str = PRODUCTION) -> Ended:
+        return self.ended(retry(environment, application, return_state=True))
+
+    def ask(self, application: str, verb: str, reason: str) -> None:
+        """What `slipway pause` and the like do."""
+        ask(self.journal(application), Verb(verb), reason)
+
+    def weight(self, application: str, release: int) -> int:
+        """Percent of users' requests that go to a release, as the edge has it."""
+        routing = self.platform.edge.read(application, PRODUCTION)
+        return routing.weight(f"{application}.production.web.r{release}") if routing else 0
+
+    def last_words(self, application: str) -> str:
+        """The reason that a release under way gives for what it does."""
+        newest = unfinished(self.journal(application).history())
+        assert newest is not None
+        entries = [e for e in self.journal(application).entries if e.release == newest.number]
+        return f"paused: {replay(entries).paused}" if replay(entries).paused else ""
+
     def recover(self, application: str, environment: str = PRODUCTION) -> str:
         state: State[Any] = recover(environment, application, return_state=True)
         assert state.is_completed(), state.message
@@ -135,6 +158,10 @@ class World:
     def users(self, application: str, environment: str = PRODUCTION, **more: Any) -> Users:
         host = f"{application}.{environment}.localhost"
         return Users(self.addresses["edge_web"], host, **more)
+
+    def tester(self, application: str) -> Users:
+        """Somebody whose requests carry the testers' header."""
+        return self.users(application, rate=20, headers="X-Try: always\r\n")
 
     def stopped(self, call: Callable[[], Any]) -> bool:
         """Whether Ctrl-C came out of it again, as a shell expects."""
