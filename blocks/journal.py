@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ from blocks.object_store import AlreadyExists, ObjectStore
 from domain.errors import Failed, NeedsPerson
 from domain.journal import Break, Entry, Kind, Release, next_entry, releases, verify
 
-NOTES = frozenset({Kind.REFUSED, Kind.ASKED})
+NOTES = frozenset({Kind.REFUSED, Kind.ASKED, Kind.FLAG})
 """Entries whose writer changes nothing by itself, so that they need not stop anybody."""
 _FIRST = frozenset({Kind.REFUSED, Kind.STARTED})
 """Entries that give a release its number; two must not give the same one."""
@@ -49,7 +49,11 @@ class Journal:
         return releases(self._entries)
 
     def next_release(self) -> int:
-        return max((entry.release for entry in self._entries), default=0) + 1
+        return max((entry.release for entry in self._numbered()), default=0) + 1
+
+    def _numbered(self) -> Iterator[Entry]:
+        """Entries that belong to a release; one about a flag only bears the newest's number."""
+        return (entry for entry in self._entries if entry.kind is not Kind.FLAG)
 
     def draft(self, release: int, kind: Kind, data: Mapping[str, Any]) -> Entry:
         """The entry that would follow now; nothing is stored."""
@@ -96,9 +100,20 @@ class Journal:
 
     def ask(self, release: int, data: Mapping[str, Any]) -> Entry:
         """Append a person's request, which the process of that release reads and acts on."""
+        return self._append_at_last(release, Kind.ASKED, data)
+
+    def flag(self, data: Mapping[str, Any]) -> Entry:
+        """Append what happens to a feature flag. It stops no release, and none stops it."""
+        return self._append_at_last(max(1, self.next_release() - 1), Kind.FLAG, data)
+
+    def refresh(self) -> None:
+        """Read what others have appended. Only for one who does not act on a release."""
+        self._entries = list(self._load())
+
+    def _append_at_last(self, release: int, kind: Kind, data: Mapping[str, Any]) -> Entry:
         while True:
             try:
-                return self.append(release, Kind.ASKED, data)
+                return self.append(release, kind, data)
             except Failed as error:
                 if error.code != "SLP054":
                     raise
@@ -130,7 +145,7 @@ class Journal:
         return True
 
     def _is_taken(self, release: int) -> bool:
-        return any(entry.release == release for entry in self._entries)
+        return any(entry.release == release for entry in self._numbered())
 
     def raw(self) -> dict[int, bytes]:
         """Stored bytes by sequence number, for ``verify``.

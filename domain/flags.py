@@ -1,0 +1,578 @@
+"""Feature flags in flagd's file format: what they say, how they change, and how one ramps.
+
+Only a *switch* is changed: a flag with the variants ``on: true`` and ``off: false``, and either no
+targeting or one ``fractional`` split between the two. Every other flag of a file is kept as it is.
+
+The split is sticky: flagd hashes the flag's key and the targeting key into ``[0, 1)`` and gives
+``on`` the lower end, so a larger share keeps everybody who had ``on`` before
+(https://flagd.dev/reference/custom-operations/fractional-operation/).
+
+``next_action(state, observation)`` ramps one flag, in the style of domain.rollout: it asks what is
+missing, never what was done last, and only a ``pass`` goes on. Whatever else, or somebody else's
+hand on the flag, ends in a flag that is off and shown to be off.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from domain.errors import UsageError
+from domain.journal import Entry, Kind
+from domain.judge import Limits
+from domain.units import Duration, Percent, format_percent, parse_duration
+from domain.verdict import Verdict
+
+SCHEMA = "https://flagd.dev/schema/v0/flags.json"
+ON, OFF = "on", "off"
+WHOLE = 10_000
+"""Weights are hundredths of a percent: flagd takes whole numbers only."""
+
+Json = Any
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+# --- the definition -------------------------------------------------------------------------
+
+
+class Flag(_Frozen):
+    """One flag as flagd defines it; the order of variants is kept."""
+
+    state: Literal["ENABLED", "DISABLED"]
+    variants: Mapping[str, Json] = Field(min_length=1)
+    default_variant: str | None = Field(None, alias="defaultVariant")
+    targeting: Mapping[str, Json] = Field(default_factory=dict)
+    metadata: Mapping[str, str | int | float | bool] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _default_exists(self) -> Flag:
+        if self.default_variant is not None and self.default_variant not in self.variants:
+            raise ValueError(
+                f"defaultVariant is {self.default_variant!r}, which is not among the variants "
+                f"{', '.join(self.variants)}"
+            )
+        return self
+
+    def to_json(self) -> dict[str, Json]:
+        kept = self.model_dump(by_alias=True, exclude_unset=True)
+        return {name: value for name, value in kept.items() if name != "targeting" or value}
+
+    @property
+    def share(self) -> float:
+        """Share of targeting keys that get ``on``, from 0 to 1.
+
+        Raises:
+            ValueError: the flag is no switch; the message says why.
+        """
+        split = self._split()
+        if self.state == "DISABLED":
+            raise ValueError("its state is DISABLED, so each application takes its own default")
+        if split is None:
+            return 1.0 if self.default_variant == ON else 0.0
+        return split.on / split.total
+
+    def with_share(self, share: float) -> Flag:
+        """The same flag, on for ``share`` of the targeting keys, 0 to 1.
+
+        Below 1 the default is ``off``: a request without a targeting key never gets ``on``
+        before everybody does.
+
+        Raises:
+            ValueError: the flag is no switch, or the share cannot be written exactly.
+        """
+        split, weight = self._split(), weight_of(share)
+        by = split.by if split else ()
+        if weight in (0, WHOLE) and not by:
+            targeting: dict[str, Json] = {}
+        else:
+            targeting = {"fractional": [*by, [ON, weight], [OFF, WHOLE - weight]]}
+        changed = {
+            "state": "ENABLED",
+            "default_variant": ON if weight == WHOLE else OFF,
+            "targeting": targeting,
+        }
+        return self.model_copy(update=changed)
+
+    def _split(self) -> _Split | None:
+        """How ``on`` and ``off`` are divided; None: everybody gets the default."""
+        on, off = self.variants.get(ON), self.variants.get(OFF)
+        if on is not True or off is not False or len(self.variants) != 2:
+            raise ValueError("its variants must be exactly on: true and off: false")
+        if self.default_variant not in (ON, OFF):
+            raise ValueError("its defaultVariant must be on or off")
+        return _Split.of(self.targeting) if self.targeting else None
+
+
+@dataclass(frozen=True)
+class _Split:
+    """A ``fractional`` between ``on`` and ``off``; ``by``: what is hashed, if not the default."""
+
+    on: int
+    off: int
+    by: tuple[Json, ...] = ()
+
+    @property
+    def total(self) -> int:
+        return self.on + self.off
+
+    @classmethod
+    def of(cls, targeting: Mapping[str, Json]) -> _Split:
+        parts = targeting.get("fractional")
+        if set(targeting) != {"fractional"} or not isinstance(parts, list) or not parts:
+            raise ValueError("its targeting must be nothing, or one `fractional` of on and off")
+        by = () if isinstance(parts[0], list) else (parts[0],)
+        if "$ref" in json.dumps(by):
+            raise ValueError("its targeting uses $ref, which another file may not have")
+        weights: dict[str, int] = {}
+        for part in parts[len(by) :]:
+            if not _is_weight(part) or part[0] in weights:
+                raise ValueError(f"its fractional has {json.dumps(part)} instead of [on, 10]")
+            weights[part[0]] = part[1]
+        if next(iter(weights), ON) != ON or not sum(weights.values()):
+            raise ValueError("its fractional must name on first, and some weight, to be sticky")
+        return cls(weights.get(ON, 0), weights.get(OFF, 0), by)
+
+
+def _is_weight(part: Json) -> bool:
+    return (
+        isinstance(part, list)
+        and len(part) == 2
+        and part[0] in (ON, OFF)
+        and type(part[1]) is int
+        and part[1] >= 0
+    )
+
+
+def weight_of(share: float) -> int:
+    """A share from 0 to 1 in hundredths of a percent.
+
+    Raises:
+        ValueError: outside 0 to 1, or finer than a hundredth of a percent.
+    """
+    if not 0 <= share <= 1:  # also refuses NaN
+        raise ValueError(f"{share} is not a share from 0% to 100%")
+    weight = round(share * WHOLE)
+    if abs(weight - share * WHOLE) > 1e-6:
+        raise ValueError(f"{format_percent(share)} is finer than 0.01%")
+    return weight
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A whole flagd file; what Slipway does not know of it (evaluators, metadata) is kept."""
+
+    flags: Mapping[str, Flag]
+    rest: Mapping[str, Json]
+
+    @classmethod
+    def empty(cls) -> Definition:
+        return cls({}, {"$schema": SCHEMA})
+
+    def to_text(self) -> str:
+        flags = {name: flag.to_json() for name, flag in self.flags.items()}
+        return json.dumps({**self.rest, "flags": flags}, indent=2, ensure_ascii=False) + "\n"
+
+    def share(self, name: str) -> float:
+        """Share of one flag. Raises UsageError SLP080: there is no such flag, or no switch."""
+        try:
+            return self._flag(name).share
+        except ValueError as error:
+            raise _not_ours(name, str(error)) from None
+
+    def with_share(self, name: str, share: float) -> Definition:
+        """One flag changed, all others as they are. Raises UsageError SLP080."""
+        try:
+            changed = self._flag(name).with_share(share)
+        except ValueError as error:
+            raise _not_ours(name, str(error)) from None
+        return replace(self, flags={**self.flags, name: changed})
+
+    def killed(self, names: Iterable[str]) -> Definition:
+        """These flags off for everybody; those that the definition lacks are off already."""
+        result = self
+        for name in names:
+            if name in self.flags:
+                result = result.with_share(name, 0.0)
+        return result
+
+    def carrying(self, source: Definition, names: Iterable[str]) -> Definition:
+        """With the flags that a release carries: new ones off, known ones as they are now.
+
+        Raises:
+            UsageError: SLP080, the source lacks one, or it is no switch.
+        """
+        flags = dict(self.flags)
+        for name in names:
+            if name in flags:
+                self.with_share(name, 0.0)  # one that could not be killed must not be carried
+            else:
+                flags[name] = source.with_share(name, 0.0).flags[name]
+        return replace(self, flags=flags)
+
+    def _flag(self, name: str) -> Flag:
+        if name not in self.flags:
+            raise ValueError(f"it is not there; known here: {', '.join(self.flags) or 'none'}")
+        return self.flags[name]
+
+
+def _not_ours(name: str, problem: str) -> UsageError:
+    return UsageError(
+        "SLP080",
+        f"flag {name!r} cannot be changed: {problem}",
+        help="see docs/flags.md, section `a flag that can ramp`",
+    )
+
+
+def parse(text: str, where: str) -> Definition:
+    """Read a flagd file.
+
+    Args:
+        text: its content, JSON.
+        where: its path, used in messages.
+
+    Raises:
+        UsageError: SLP080 with a sentence for every problem.
+    """
+    try:
+        document = json.loads(text, object_pairs_hook=_no_twice, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise _invalid(where, [f"it is not JSON: {error}"]) from None
+    if not isinstance(document, dict) or not isinstance(document.get("flags"), dict):
+        raise _invalid(where, ['expected an object with "flags": {...}'])
+    flags, problems = {}, []
+    for name, raw in document["flags"].items():
+        try:
+            flags[name] = Flag.model_validate(raw)
+        except ValidationError as error:
+            problems += [f"flag {name!r}: {_sentence(e)}" for e in error.errors()]
+    if problems:
+        raise _invalid(where, problems)
+    return Definition(flags, {k: v for k, v in document.items() if k != "flags"})
+
+
+def _no_twice(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} is there twice")
+    return found
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    field = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        return f"`{field}` is required"
+    if error["type"] == "extra_forbidden":
+        return f"`{field}` is no field of flagd's"
+    message = str(error.get("ctx", {}).get("error") or error["msg"])
+    return f"{field + ': ' if field else ''}{message[0].lower()}{message[1:]}"
+
+
+def _invalid(where: str, problems: Sequence[str]) -> UsageError:
+    return UsageError(
+        "SLP080",
+        f"{where} is no flagd definition: {problems[0]}",
+        help="correct it; the format is at https://flagd.dev/reference/flag-definitions/",
+        where=where,
+        detail="\n".join(problems),
+    )
+
+
+# --- the ramp -------------------------------------------------------------------------------
+
+
+class Ended(StrEnum):
+    """How a ramp ended."""
+
+    RAMPED = "RAMPED"
+    KILLED = "KILLED"
+    KILL_FAILED = "KILL_FAILED"
+    SUPERSEDED = "SUPERSEDED"
+
+
+class Did(StrEnum):
+    """What a journal entry about a flag says was done, or is about to be."""
+
+    CARRIED = "carried"
+    RAMP_STARTED = "ramp-started"
+    TAKEN_OVER = "taken-over"
+    SETTING = "setting"
+    SET = "set"
+    STEP_PASSED = "step-passed"
+    ABORTING = "aborting"
+    RAMP_FINISHED = "ramp-finished"
+
+
+def check_steps(steps: Sequence[float]) -> str | None:
+    """What is wrong with the steps of a ramp; None: nothing."""
+    try:
+        weights = [weight_of(step) for step in steps]
+    except ValueError as error:
+        return str(error)
+    if not weights or weights[0] == 0 or weights != sorted(set(weights)):
+        return "steps must grow from above 0%, such as [10%, 50%, 100%]"
+    if weights[0] == WHOLE:
+        return "100% alone leaves nobody without the flag to compare with; begin lower"
+    return None
+
+
+class Ramp(_Frozen):
+    """How one flag ramps. In the journal from the start, and never read from a file again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    flag: str = Field(min_length=1)
+    steps: tuple[Percent, ...]
+    limits: Limits = Limits()
+    verdict_deadline: Duration = Field(
+        parse_duration("1h"), description="For the pass of one step, from its share on."
+    )
+    off_deadline: Duration = Field(
+        parse_duration("30s"), description="For the proof that a killed flag is off."
+    )
+
+    @model_validator(mode="after")
+    def _can_be_judged(self) -> Ramp:
+        if problem := check_steps(self.steps):
+            raise ValueError(problem)
+        return self
+
+
+@dataclass(frozen=True)
+class State:
+    """What the journal says of one ramp; made by ``replay``."""
+
+    ramp: Ramp
+    base: float
+    since: datetime
+    step: int = 0
+    is_set: bool = False
+    aborting: str | None = None
+    finished: Ended | None = None
+
+    @property
+    def target(self) -> float:
+        return self.ramp.steps[self.step]
+
+    @property
+    def before(self) -> float:
+        """Share that the flag had before the step."""
+        return self.ramp.steps[self.step - 1] if self.step else self.base
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What was seen at one moment.
+
+    Attributes:
+        now: the time.
+        share: share of the flag as its file says; None when it could not be read.
+        verdict: of ``on`` against ``off`` since the share was set.
+        off: whether replicas were seen to give ``on`` to nobody any more.
+        superseded: who else has taken the flag since.
+        stop_requested: why the ramp must end.
+    """
+
+    now: datetime
+    share: float | None
+    verdict: Verdict = Verdict.NOT_RUN
+    reason: str = ""
+    off: Verdict = Verdict.NOT_RUN
+    superseded: str | None = None
+    stop_requested: str | None = None
+
+
+@dataclass(frozen=True)
+class Action:
+    reason: str
+
+
+@dataclass(frozen=True)
+class Look(Action):
+    """The file could not be read; look again soon."""
+
+
+@dataclass(frozen=True)
+class SetShare(Action):
+    share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Judge(Action):
+    """Obtain a verdict on ``on`` against ``off``."""
+
+
+@dataclass(frozen=True)
+class Pass(Action):
+    """Record that the step has passed."""
+
+
+@dataclass(frozen=True)
+class Abort(Action):
+    """Record that the flag is killed, and why."""
+
+
+@dataclass(frozen=True)
+class ProveOff(Action):
+    """Look whether any replica still gives ``on``."""
+
+
+@dataclass(frozen=True)
+class Finish(Action):
+    outcome: Ended = Ended.KILL_FAILED
+
+
+def next_action(state: State, seen: Observation) -> Action:
+    """The one thing to do now. Total: every state and observation has an answer."""
+    if state.finished:
+        return Finish(f"already ended {state.finished}", state.finished)
+    if seen.superseded:
+        return Finish(seen.superseded, Ended.SUPERSEDED)
+    if state.aborting is not None:
+        return _towards_off(state, seen)
+    if seen.stop_requested:
+        return Abort(seen.stop_requested)
+    return _onwards(state, seen)
+
+
+def _onwards(state: State, seen: Observation) -> Action:
+    step = f"step {state.step + 1} of {len(state.ramp.steps)}"
+    late = _expired(state.since, state.ramp.verdict_deadline, seen.now)
+    if seen.share is None:
+        why = f"the flag's file cannot be read: {seen.reason}"
+        return Abort(why) if late else Look(why)
+    if not _same(seen.share, state.target):
+        if state.is_set or not _same(seen.share, state.before):
+            return Abort(
+                f"{step}: the flag is at {format_percent(seen.share)}, where nobody of this ramp "
+                "put it"
+            )
+        return SetShare(f"{step}: on for {format_percent(state.target)}", state.target)
+    if not state.is_set:  # the effect is there, its entry is not: a process died in between
+        return SetShare(f"{step}: on for {format_percent(state.target)}", state.target)
+    if _same(state.target, 1.0):
+        return Finish("every step passed, and everybody has it", Ended.RAMPED)
+    return _judged(state, seen, step, late=late)
+
+
+def _judged(state: State, seen: Observation, step: str, *, late: bool) -> Action:
+    match seen.verdict:
+        case Verdict.PASS if state.step == len(state.ramp.steps) - 1:
+            return Finish(f"every step passed: {seen.reason}", Ended.RAMPED)
+        case Verdict.PASS:
+            return Pass(f"{step} passed: {seen.reason}")
+        case Verdict.FAIL:
+            return Abort(seen.reason or f"{step} failed")
+        case _ if late:
+            seconds = state.ramp.verdict_deadline.total_seconds()
+            why = f": {seen.reason}" if seen.reason else ""
+            return Abort(
+                f"{step}: no pass within {seconds:g} s, the last verdict was {seen.verdict}{why}"
+            )
+        case _:
+            return Judge(f"{step} needs a pass")
+
+
+def _towards_off(state: State, seen: Observation) -> Action:
+    reason = state.aborting or ""
+    if _expired(state.since, state.ramp.off_deadline, seen.now) and (
+        seen.share != 0 or seen.off is not Verdict.PASS
+    ):
+        return Finish(f"{reason}; and it is not shown to be off: {seen.reason}", Ended.KILL_FAILED)
+    if seen.share != 0:
+        return SetShare(f"off for everybody: {reason}", 0.0)
+    if seen.off is not Verdict.PASS:
+        return ProveOff("a kill is proved, not assumed")
+    return Finish(reason, Ended.KILLED)
+
+
+def _same(one: float, other: float) -> bool:
+    return abs(one - other) * WHOLE < 0.5
+
+
+def _expired(since: datetime, limit: timedelta, now: datetime) -> bool:
+    return now - since > limit
+
+
+# --- the journal ----------------------------------------------------------------------------
+
+
+def entries_of(entries: Iterable[Entry], flag: str) -> Iterator[Entry]:
+    return (e for e in entries if e.kind is Kind.FLAG and e.data.get("flag") == flag)
+
+
+def unfinished_ramp(entries: Iterable[Entry], flag: str) -> State | None:
+    """The ramp of a flag that started and never ended; None when there is none.
+
+    A hand on the flag ends a ramp: its process, should it still live, sees that and stops.
+    """
+    state: State | None = None
+    for entry in entries_of(entries, flag):
+        state = _apply(state, entry)
+    return state if state is not None and state.finished is None else None
+
+
+def superseded(entries: Iterable[Entry], flag: str, writer: str) -> str | None:
+    """Who wrote about the flag after ``writer``, as a sentence; None: nobody."""
+    last: Entry | None = None
+    for entry in entries_of(entries, flag):
+        last = entry
+    if last is None or last.data.get("writer") == writer:
+        return None
+    return (
+        f"{last.actor} wrote `{last.data.get('did')}` for {flag} at {last.at:%H:%M:%S} UTC "
+        f"(run {last.run})"
+    )
+
+
+def replay(entries: Iterable[Entry], flag: str) -> State:
+    """The state of the newest ramp of a flag.
+
+    Raises:
+        ValueError: the flag has never ramped.
+    """
+    state: State | None = None
+    for entry in entries_of(entries, flag):
+        found = _apply(state, entry)
+        state = found if found is not None else state
+    if state is None:
+        raise ValueError(f"the journal has no ramp of {flag}")
+    return state
+
+
+def _apply(state: State | None, entry: Entry) -> State | None:
+    data = entry.data
+    if data["did"] == Did.RAMP_STARTED:
+        return State(Ramp.model_validate(data["policy"]), float(data["base"]), entry.at)
+    if state is None or state.finished is not None:
+        return state
+    if not data.get("ramp"):
+        # Set, killed or carried by somebody else; carrying changes no flag that is there.
+        untouched = data["did"] == Did.CARRIED
+        return state if untouched else replace(state, finished=Ended.SUPERSEDED)
+    match data["did"]:
+        case Did.SET:
+            return replace(state, is_set=True, since=state.since if state.aborting else entry.at)
+        case Did.TAKEN_OVER:
+            return replace(state, since=entry.at)
+        case Did.STEP_PASSED:
+            return replace(state, step=state.step + 1, is_set=False, since=entry.at)
+        case Did.ABORTING if state.aborting is None:
+            return replace(state, aborting=str(data["reason"]), is_set=False, since=entry.at)
+        case Did.RAMP_FINISHED:
+            return replace(state, finished=Ended(data["outcome"]))
+        case _:
+            return state
