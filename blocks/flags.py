@@ -15,6 +15,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -59,6 +60,9 @@ class Flags(Protocol):
                 is full. What was there before is still there.
         """
 
+    def remove(self, application: str, environment: str) -> None:
+        """Forget the flags of an environment that is no more; removing nothing is no error."""
+
 
 class FileFlags:
     """``ROOT/APPLICATION/ENVIRONMENT/flags.json``."""
@@ -102,6 +106,11 @@ class FileFlags:
             with _alone(lock):
                 _move_on(path, path)
         return found
+
+    def remove(self, application: str, environment: str) -> None:
+        path = self.path(application, environment)
+        with _disk(path):
+            shutil.rmtree(path.parent, ignore_errors=not path.parent.exists())
 
 
 @contextlib.contextmanager

@@ -103,7 +103,10 @@ class Journal:
         return self._append_at_last(release, Kind.ASKED, data)
 
     def flag(self, data: Mapping[str, Any]) -> Entry:
-        """Append what happens to a feature flag. It stops no release, and none stops it."""
+        """Append what happens to a feature flag. It stops no release, and none stops it.
+
+        Never with the journal of a release: that must not read on after it lost a race.
+        """
         return self._append_at_last(max(1, self.next_release() - 1), Kind.FLAG, data)
 
     def refresh(self) -> None:
