@@ -76,6 +76,7 @@ class State:
     is_set: bool = False
     aborting: str | None = None
     finished: Ended | None = None
+    owner: str = ""
 
     @property
     def target(self) -> float:
@@ -151,10 +152,10 @@ class Finish(Action):
 
 def next_action(state: State, seen: Observation) -> Action:
     """The one thing to do now. Total: every state and observation has an answer."""
-    if state.finished:
-        return Finish(f"already ended {state.finished}", state.finished)
     if seen.superseded:
         return Finish(seen.superseded, Ended.SUPERSEDED)
+    if state.finished:
+        return Finish(f"already ended {state.finished}", state.finished)
     if state.aborting is not None:
         return _towards_off(state, seen)
     if seen.stop_requested:
@@ -240,16 +241,27 @@ def unfinished_ramp(entries: Iterable[Entry], flag: str) -> State | None:
 
 
 def superseded(entries: Iterable[Entry], flag: str, writer: str) -> str | None:
-    """Who wrote about the flag after ``writer``, as a sentence; None: nobody."""
+    """Who has claimed the flag after ``writer`` did, as a sentence; None: nobody.
+
+    What a zombie writes later is no claim, and neither is what a ramp writes that lost its flag a
+    moment ago: only a beginning, a take-over or a hand on the flag is.
+    """
     last: Entry | None = None
     for entry in entries_of(entries, flag):
-        last = entry
+        if _is_claim(entry):
+            last = entry
     if last is None or last.data.get("writer") == writer:
         return None
     return (
         f"{last.actor} wrote `{last.data.get('did')}` for {flag} at {last.at:%H:%M:%S} UTC "
         f"(run {last.run})"
     )
+
+
+def _is_claim(entry: Entry) -> bool:
+    did = entry.data.get("did")
+    by_hand = not entry.data.get("ramp") and did == Did.SETTING
+    return by_hand or did in (Did.RAMP_STARTED, Did.TAKEN_OVER)
 
 
 def replay(entries: Iterable[Entry], flag: str) -> State:
@@ -270,18 +282,19 @@ def replay(entries: Iterable[Entry], flag: str) -> State:
 def _apply(state: State | None, entry: Entry) -> State | None:
     data = entry.data
     if data["did"] == Did.RAMP_STARTED:
-        return State(Ramp.model_validate(data["policy"]), float(data["base"]), entry.at)
+        ramp = Ramp.model_validate(data["policy"])
+        return State(ramp, float(data["base"]), entry.at, owner=str(data["writer"]))
     if state is None or state.finished is not None:
         return state
-    if not data.get("ramp"):
-        # Set, killed or carried by somebody else; carrying changes no flag that is there.
-        untouched = data["did"] == Did.CARRIED
-        return state if untouched else replace(state, finished=Ended.SUPERSEDED)
+    if data["did"] == Did.TAKEN_OVER:
+        return replace(state, since=entry.at, owner=str(data["writer"]))
+    if _is_claim(entry):
+        return replace(state, finished=Ended.SUPERSEDED)
+    if data["writer"] != state.owner:  # carried once more, or a zombie's
+        return state
     match data["did"]:
         case Did.SET:
             return replace(state, is_set=True, since=state.since if state.aborting else entry.at)
-        case Did.TAKEN_OVER:
-            return replace(state, since=entry.at)
         case Did.STEP_PASSED:
             return replace(state, step=state.step + 1, is_set=False, since=entry.at)
         case Did.ABORTING if state.aborting is None:

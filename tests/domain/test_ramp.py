@@ -208,6 +208,7 @@ def test_a_ramp_whose_flag_somebody_else_took_leaves_it_alone() -> None:
     world.write(Did.SET, share=0.1)
     assert superseded(world.entries, "a", "me") is None
     world.write(Did.SETTING, writer="bob", ramp="", share=0.0)
+    world.write(Did.SETTING, share=0.5)  # intended before it knew of bob
     why = superseded(world.entries, "a", "me")
     assert why is not None and "ann wrote `setting`" in why
     assert unfinished_ramp(world.entries, "a") is None
@@ -240,3 +241,15 @@ def test_the_replay_of_what_the_journal_stored_is_the_same() -> None:
     world.write(Did.STEP_PASSED)
     stored = [Entry.model_validate_json(entry.to_bytes()) for entry in world.entries]
     assert replay(stored, "a") == replay(world.entries, "a")
+
+
+def test_a_zombie_neither_moves_the_ramp_nor_takes_it_back() -> None:
+    world = World(RAMP)
+    world.begin()
+    world.write(Did.TAKEN_OVER, writer="second")
+    taken = replay(world.entries, "a")
+    world.write(Did.STEP_PASSED)
+    world.write(Did.SET, share=0.5)
+    assert replay(world.entries, "a") == taken
+    assert superseded(world.entries, "a", "second") is None
+    assert superseded(world.entries, "a", "me") is not None
