@@ -78,7 +78,7 @@ def rollback(
     detach: bool,
     dry_run: bool,
 ) -> int:
-    platform, place = _place_of(home, console, application, environment)
+    platform, place = place_of(home, console, application, environment)
     journal = place.journal(application, environment)
     current, back = releasing.find_rollback(journal, to)
     plan = releasing.make_rollback_plan(place, journal, current, back)
@@ -111,7 +111,7 @@ def rollback(
 def recover(
     home: Home, console: Console, application: str, environment: str, *, detach: bool
 ) -> int:
-    platform, place = _place_of(home, console, application, environment)
+    platform, place = place_of(home, console, application, environment)
     started = Started(
         "recover/slipway",
         f"recover {application} {environment}",
@@ -206,9 +206,7 @@ def verify(home: Home, console: Console, application: str, environment: str) -> 
     return error.exit_code
 
 
-def _place_of(
-    home: Home, console: Console, application: str, environment: str
-) -> tuple[str, Place]:
+def place_of(home: Home, console: Console, application: str, environment: str) -> tuple[str, Place]:
     """The platform that the live release runs on, and its place."""
     place = _default_place(home, console)
     releasing.require_known(place.store, application, environment)

@@ -369,19 +369,16 @@ def not_off(flag: str, seen: str) -> NeedsPerson:
     )
 
 
-def error_of(flag: str, ended: Finish) -> SlipwayError | None:
-    """What a ramp that did not reach its end ends with."""
-    match ended.outcome:
-        case Ended.RAMPED:
-            return None
-        case Ended.KILL_FAILED:
-            return not_off(flag, ended.reason)
-        case Ended.KILLED:
-            help = "it is off for everybody; correct the code behind it and ramp it again"
-            return Failed("SLP081", f"{flag} was killed: {ended.reason}", help=help)
-        case Ended.SUPERSEDED:
-            help = "see `slipway flag list`"
-            return Failed("SLP081", f"the ramp of {flag} ended: {ended.reason}", help=help)
+def error_of(flag: str, ended: Finish) -> SlipwayError:
+    """What a ramp ends with that did not reach its last step."""
+    if ended.outcome is Ended.KILL_FAILED:
+        return not_off(flag, ended.reason)
+    if ended.outcome is Ended.KILLED:
+        help = "it is off for everybody; correct the code behind it and ramp it again"
+        return Failed("SLP081", f"{flag} was killed: {ended.reason}", help=help)
+    return Failed(
+        "SLP081", f"the ramp of {flag} ended: {ended.reason}", help="see `slipway flag list`"
+    )
 
 
 def _shown(ramp: Ramp) -> str:
