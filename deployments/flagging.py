@@ -43,7 +43,7 @@ def start(home: Home, console: Console, asked: Asked, *, detach: bool) -> int:
             "application": asked.application,
             "key": asked.key,
             "verb": asked.verb,
-            "steps": list(asked.steps),
+            "steps": ",".join(asked.steps),
             "actor": releasing.who(),
             "platform": platform,
         },

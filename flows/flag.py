@@ -22,7 +22,7 @@ def flag(
     application: str,
     key: str,
     verb: Literal["set", "ramp", "kill"],
-    steps: list[str] | None = None,
+    steps: str = "",
     actor: str = "",
     platform: str = "sandbox",
 ) -> State[Any]:
@@ -35,8 +35,8 @@ def flag(
         application: Name of the application.
         key: Key of the flag in its flagd file.
         verb: What to do with it.
-        steps: Percentages with their sign. Set takes one; ramp takes those that application.yaml
-            declares when none is given.
+        steps: Percentages, such as "10%, 50%, 100%". Set takes one; ramp takes those that
+            application.yaml declares when this is empty.
         actor: Who asked for it, for the journal.
         platform: Slipway Platform block it runs on.
     """
@@ -45,5 +45,5 @@ def flag(
         return Completed(message=kill_flag(target, application, environment, key, actor))
     change = set_flag if verb == "set" else ramp_flag
     with environment_lock(application, environment):
-        message = change(target, application, environment, key, tuple(steps or ()), actor)
+        message = change(target, application, environment, key, steps, actor)
     return Completed(message=message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -31,13 +30,11 @@ def set_flag(
     application: str,
     environment: str,
     key: str,
-    steps: Sequence[str],
+    steps: str,
     actor: str,
 ) -> str:
     """Give a flag one share by hand; nothing is judged. Raises UsageError SLP080."""
-    if len(steps) != 1:
-        raise _steps(f"set takes one percentage, not {len(steps)}")
-    share = _percent(steps[0])
+    share = _percent(steps.strip())
     journal = journal_of_flags(platform, application, environment, actor)
     before = ramping.set_share(platform.flags, journal, key, share)
     said = f"{key} is on for {format_percent(share)}, it was for {format_percent(before)}"
@@ -76,7 +73,7 @@ def ramp_flag(
     application: str,
     environment: str,
     key: str,
-    steps: Sequence[str],
+    steps: str,
     actor: str,
 ) -> str:
     """Ramp a flag by its steps. Cancelled, or failed in any way, it leaves the flag off.
@@ -125,17 +122,20 @@ def _live_record(platform: Platform, application: str, environment: str) -> Buil
     return Records(platform.store).record(current.digest)
 
 
-def _ramp(record: BuildRecord, key: str, steps: Sequence[str]) -> Ramp:
+def _ramp(record: BuildRecord, key: str, steps: str) -> Ramp:
     """The ramp as asked, else as declared; held to the application's objectives."""
     application = record.application
     declared = application.flags.carry.get(key, ()) if application.flags else ()
-    wanted = list(steps) or [format_percent(step) for step in declared]
+    given = [step.strip() for step in steps.split(",") if step.strip()]
+    wanted = given or [format_percent(step) for step in declared]
     if not wanted:
         raise _steps(f"application.yaml declares no steps for {key}, and none are given")
-    objectives = application.objectives
+    promised = application.objectives
     limits = Limits(
-        error_rate=objectives.error_rate or None,
-        p95_seconds=objectives.p95.total_seconds() or None,
+        alpha=application.canary.false_alarm,
+        requests=application.canary.requests,
+        error_rate=max(promised.error_rate, 1e-6),  # as for a canary: the test needs a rate
+        p95_seconds=promised.p95.total_seconds() or None,
     )
     try:
         return Ramp.model_validate({"flag": key, "steps": wanted, "limits": limits})
