@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,7 +21,7 @@ from domain.journal import (
 )
 from domain.steering import Verb, check_request, paused_by
 
-NOTES = frozenset({Kind.REFUSED, Kind.ASKED})
+NOTES = frozenset({Kind.REFUSED, Kind.ASKED, Kind.FLAG})
 """Entries whose writer changes nothing by itself, so that they need not stop anybody."""
 _FIRST = frozenset({Kind.REFUSED, Kind.STARTED})
 """Entries that give a release its number; two must not give the same one."""
@@ -59,7 +59,11 @@ class Journal:
         return releases(self._entries)
 
     def next_release(self) -> int:
-        return max((entry.release for entry in self._entries), default=0) + 1
+        return max((entry.release for entry in self._numbered()), default=0) + 1
+
+    def _numbered(self) -> Iterator[Entry]:
+        """Entries that belong to a release; one about a flag only bears the newest's number."""
+        return (entry for entry in self._entries if entry.kind is not Kind.FLAG)
 
     def draft(self, release: int, kind: Kind, data: Mapping[str, Any]) -> Entry:
         """The entry that would follow now; nothing is stored."""
@@ -111,13 +115,32 @@ class Journal:
             UsageError: SLP061, nothing is under way, it changes nothing, or it lacks a reason.
         """
         where = f"{self.application} in {self.environment}"
-        while True:
+
+        def number() -> int:
             left = unfinished(self.history())
             paused = left is not None and self._is_paused(left.number)
-            release = check_request(self.history(), verb, reason, paused=paused, where=where)
+            return check_request(self.history(), verb, reason, paused=paused, where=where).number
+
+        data = {"verb": verb.value, "reason": reason.strip()}
+        return self._append_at_last(number, Kind.ASKED, data)
+
+    def flag(self, data: Mapping[str, Any]) -> Entry:
+        """Append what happens to a feature flag. It stops no release, and none stops it.
+
+        Never with the journal of a release: that must not read on after it lost a race.
+        """
+        return self._append_at_last(lambda: max(1, self.next_release() - 1), Kind.FLAG, data)
+
+    def refresh(self) -> None:
+        """Read what others have appended. Only for one who does not act on a release."""
+        self._entries = list(self._load())
+
+    def _append_at_last(
+        self, release: Callable[[], int], kind: Kind, data: Mapping[str, Any]
+    ) -> Entry:
+        while True:
             try:
-                data = {"verb": verb.value, "reason": reason.strip()}
-                return self.append(release.number, Kind.ASKED, data)
+                return self.append(release(), kind, data)
             except Failed as error:
                 if error.code != "SLP054":
                     raise
@@ -152,7 +175,7 @@ class Journal:
         return True
 
     def _is_taken(self, release: int) -> bool:
-        return any(entry.release == release for entry in self._entries)
+        return any(entry.release == release for entry in self._numbered())
 
     def raw(self) -> dict[int, bytes]:
         """Stored bytes by sequence number, for ``verify``.

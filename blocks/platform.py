@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr
 from blocks.bundles import BundleStore
 from blocks.cluster import Cluster
 from blocks.edge import Edge
+from blocks.flags import FileFlags, Flags
 from blocks.local_cluster import LocalCluster
 from blocks.object_store import FileStore, ObjectStore
 from blocks.postgres import PostgresServer
@@ -33,6 +34,9 @@ class Platform(Block):
 
     store_root: str = Field(description="Folder of the journal, build records and reports.")
     bundles_root: str = Field(description="Folder of the built bundles.")
+    flags_root: str = Field(
+        "", description="Folder of the feature flags; empty: `flags` beside the store."
+    )
     cluster_socket: str = Field(description="Control socket of the local cluster.")
     edge_dynamic: str = Field(description="Folder that Traefik reads its routes from.")
     edge_web: str = Field(description="Base URL of Traefik's public entrypoint.")
@@ -60,6 +64,11 @@ class Platform(Block):
     @property
     def store(self) -> ObjectStore:
         return FileStore(Path(self.store_root))
+
+    @property
+    def flags(self) -> Flags:
+        root = Path(self.flags_root) if self.flags_root else Path(self.store_root).parent / "flags"
+        return FileFlags(root)
 
     @property
     def bundles(self) -> BundleStore:

@@ -48,7 +48,16 @@ config = new_app(
         slipway config show examples/diet_game
     """
 )
+flag = new_app(
+    """Feature flags of an environment: see them, set, ramp and kill them.
+
+    Examples:
+        slipway flag list diet-game -e production
+        slipway flag kill diet-game quick-add -e production
+    """
+)
 app.add_typer(audit, name="audit")
+app.add_typer(flag, name="flag")
 app.add_typer(config, name="config")
 
 Application = Annotated[str, typer.Argument(metavar="APP", help="The application's name.")]
@@ -63,6 +72,7 @@ Detach = Annotated[
     bool, typer.Option("--detach", help="Start it and leave; 0 then only means: started.")
 ]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; the journal keeps it.")]
+Key = Annotated[str, typer.Argument(metavar="FLAG", help="The flag's key in its flagd file.")]
 Confirm = Annotated[
     str,
     typer.Option("--confirm", metavar="APP", help="The application's name, instead of a question."),
@@ -88,6 +98,11 @@ def _root(context: typer.Context) -> None:
 
 @audit.callback()
 def _audit(context: typer.Context) -> None:
+    _help_when_alone(context)
+
+
+@flag.callback()
+def _flag(context: typer.Context) -> None:
     _help_when_alone(context)
 
 
@@ -490,6 +505,88 @@ def replay_(
     from deployments import steering
 
     return steering.judge_again(_home(), _console(context), application, environment, release)
+
+
+# --- feature flags --------------------------------------------------------------------------
+
+
+@command(flag, "list")
+def flag_list(context: typer.Context, application: Application, environment: Environment) -> int:
+    """The feature flags of an environment, and for whom each is on.
+
+    Examples:
+        slipway flag list diet-game -e production
+        slipway flag list diet-game -e production --json
+    """
+    from deployments import flagging
+
+    return flagging.show(_home(), _console(context), application, environment)
+
+
+@command(flag, "set")
+def flag_set(
+    context: typer.Context,
+    application: Application,
+    key: Key,
+    percent: Annotated[str, typer.Argument(metavar="PERCENT", help="Such as 25%.")],
+    environment: Environment,
+    detach: Detach = False,
+) -> int:
+    """Turn a flag on for a share of users, without evidence; nobody who has it loses it.
+
+    Examples:
+        slipway flag set diet-game quick-add 25% -e staging
+    """
+    from deployments import flagging
+
+    asked = flagging.Asked(application, environment, key, "set", (percent,))
+    return flagging.start(_home(), _console(context), asked, detach=detach)
+
+
+@command(flag, "ramp")
+def flag_ramp(
+    context: typer.Context,
+    application: Application,
+    key: Key,
+    environment: Environment,
+    steps: Annotated[
+        str,
+        typer.Option("--steps", metavar="PERCENTS", help="Instead of those in application.yaml."),
+    ] = "",
+    detach: Detach = False,
+) -> int:
+    """Turn a flag on step by step, each step judged; exits 0 only when all have passed.
+
+    A step that does not pass in its time kills the flag, and the replicas prove it.
+
+    Examples:
+        slipway flag ramp diet-game quick-add -e production
+        slipway flag ramp diet-game quick-add -e production --steps 1%,10%,50%,100%
+    """
+    from deployments import flagging
+
+    chosen = tuple(step.strip() for step in steps.split(",")) if steps else ()
+    asked = flagging.Asked(application, environment, key, "ramp", chosen)
+    return flagging.start(_home(), _console(context), asked, detach=detach)
+
+
+@command(flag, "kill")
+def flag_kill(
+    context: typer.Context,
+    application: Application,
+    key: Key,
+    environment: Environment,
+    detach: Detach = False,
+) -> int:
+    """Turn a flag off for everybody at once; exits 0 only when the replicas are seen to obey.
+
+    Examples:
+        slipway flag kill diet-game quick-add -e production
+    """
+    from deployments import flagging
+
+    asked = flagging.Asked(application, environment, key, "kill")
+    return flagging.start(_home(), _console(context), asked, detach=detach)
 
 
 # --- the files and the words ----------------------------------------------------------------

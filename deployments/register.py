@@ -91,6 +91,7 @@ async def save_platform(addresses: Mapping[str, str]) -> None:
     platform = Platform(
         store_root=addresses["store"],
         bundles_root=addresses["bundles"],
+        flags_root=addresses["flags"],
         cluster_socket=addresses["cluster_socket"],
         edge_dynamic=addresses["edge_dynamic"],
         edge_web=addresses["edge_web"],

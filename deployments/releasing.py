@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blocks.application_file import read_flags
 from blocks.journal import Journal
 from blocks.object_store import FileStore
 from blocks.records import Records
@@ -116,7 +117,7 @@ def read_application(path: Path) -> tuple[Application, Path]:
     """The parsed application.yaml of a folder, and the folder.
 
     Raises:
-        UsageError: SLP001 or SLP002.
+        UsageError: SLP001, SLP002 or SLP080.
     """
     file = path if path.name == FILE_NAME else path / FILE_NAME
     try:
@@ -129,7 +130,9 @@ def read_application(path: Path) -> tuple[Application, Path]:
             help=f"pass the folder that holds {FILE_NAME}, or write one: slipway init {path}",
             where=str(file),
         ) from error
-    return parse(text, str(file)), file.parent.resolve()
+    application = parse(text, str(file))
+    read_flags(application, file)
+    return application, file.parent.resolve()
 
 
 def known_applications(store: Path) -> dict[str, list[str]]:

@@ -35,6 +35,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from domain.errors import UsageError
 from domain.findings import ScanPolicy
+from domain.flags import check_steps
 from domain.observe import Observe
 from domain.units import (
     Duration,
@@ -167,6 +168,21 @@ class Objectives(_Model):
     error_rate: Percent = 0.001
 
 
+class FeatureFlags(_Model):
+    """Flags that the application asks through OpenFeature, in flagd's file format."""
+
+    file: str = Field(min_length=1, description="flagd file, relative to application.yaml.")
+    carry: Mapping[str, tuple[Percent, ...]] = Field(
+        default_factory=dict,
+        description="Flags that a release brings along, off, and the shares that each ramps by.",
+    )
+
+    def problems(self) -> Iterator[_Problem]:
+        for name, steps in self.carry.items():
+            if problem := check_steps(steps):
+                yield ("flags", "carry", name), problem
+
+
 class CanaryStep(_Model):
     """One share of users' requests, and the evidence that it needs before the next one."""
 
@@ -278,6 +294,7 @@ class Application(_Model):
     )
     scan: ScanPolicy = ScanPolicy()
     observe: Observe = Observe()
+    flags: FeatureFlags | None = Field(None, description="Given to services as FLAGD_*.")
     environments: Mapping[Name, Environment] = Field(
         default_factory=lambda: {"staging": Environment(), "production": Environment()},
         min_length=1,
@@ -309,6 +326,7 @@ class Application(_Model):
         yield from self._contradicting_objectives()
         yield from self._impossible_canary()
         yield from self._contradictory_sources()
+        yield from self.flags.problems() if self.flags else ()
 
     def _unknown_names(self) -> Iterator[_Problem]:
         services, environments = list(self.services), ["default", *self.environments]

@@ -524,6 +524,31 @@ CATALOGUE: dict[str, Page] = {
             "`observe.block` names a Prefect block that does not exist on this server.",
             "Save a Slipway Prometheus or Slipway CloudWatch block of that name, or correct it.",
         ),
+        # 08x: feature flags
+        Page(
+            "SLP080",
+            "a flag cannot be changed like this",
+            2,
+            "The flagd file is not valid, the flag is not in it, it is no on/off switch, or what "
+            "was asked does not fit what is under way.",
+            "See `slipway flag list`, and docs/flags.md on the form that a flag must have.",
+        ),
+        Page(
+            "SLP081",
+            "a flag was killed",
+            1,
+            "The requests with the flag on were worse than those without, or never enough to "
+            "tell. The flag is off for everybody, which was seen in the replicas.",
+            "The reason has the numbers; correct the code behind the flag and ramp it again.",
+        ),
+        Page(
+            "SLP082",
+            "a flag could not be shown to be off",
+            3,
+            "The flag had to be killed, and its file could not be written, or a replica still "
+            "gives it to somebody, or could not be asked.",
+            "See docs/flags.md, section `a flag that does not go off`.",
+        ),
         Page(
             "SLP099",
             "internal error",

@@ -30,6 +30,7 @@ class Kind(StrEnum):
     STEP_PASSED = "step-passed"
     ABORTING = "aborting"
     TAKEN_OVER = "taken-over"
+    FLAG = "flag"  # a feature flag changes; that is no part of a release
     ASKED = "asked"  # a person steers a release under way; it goes on reading
     FINISHED = "finished"
 

@@ -36,9 +36,12 @@ class BuildRecord(_Frozen):
     artifact: Artifact
     revision: str = Field(description="Source revision, or 'unversioned'.")
     digest: Digest = Field(description="Names content, configuration and version.")
+    flags: str = Field("", description="The flagd file that application.yaml names, as built.")
 
     @classmethod
-    def of(cls, application: Application, artifact: Artifact, revision: str) -> BuildRecord:
+    def of(
+        cls, application: Application, artifact: Artifact, revision: str, flags: str = ""
+    ) -> BuildRecord:
         """A new record with the digest that names it from now on.
 
         The digest is stored and never worked out from the parsed record again: a later Slipway
@@ -47,9 +50,16 @@ class BuildRecord(_Frozen):
         document = {
             "application": application.model_dump(mode="json"),
             "artifact": artifact.model_dump(mode="json"),
+            "flags": flags,
         }
         digest = record_digest(document)
-        return cls(application=application, artifact=artifact, revision=revision, digest=digest)
+        return cls(
+            application=application,
+            artifact=artifact,
+            revision=revision,
+            digest=digest,
+            flags=flags,
+        )
 
     @property
     def version(self) -> str:
@@ -65,9 +75,10 @@ def record_digest(document: Mapping[str, Any]) -> str:
     application = {k: v for k, v in document["application"].items() if k != "version"}
     artifact = document["artifact"]
     bundles = {name: bundle["digest"] for name, bundle in artifact["services"].items()}
-    return digest_of(
-        {"bundles": bundles, "application": application, "version": artifact["version"]}
-    )
+    named = {"bundles": bundles, "application": application, "version": artifact["version"]}
+    if flags := document.get("flags"):  # else the digest that records had before there were flags
+        named["flags"] = flags
+    return digest_of(named)
 
 
 def version_of(application: Application, asked: str, revision: str, content: str = "") -> str:

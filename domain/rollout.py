@@ -145,6 +145,7 @@ class Observation:
     evidence_reason: str = ""
     mirrors: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     testers: Mapping[str, str] = field(default_factory=dict)
+    flags_on: tuple[str, ...] = ()
     passed_at: datetime | None = None
     ready_at: datetime | None = None
     evidence_at: datetime | None = None
@@ -213,6 +214,13 @@ class Route(Action):
 
 
 @dataclass(frozen=True)
+class KillFlags(Action):
+    """Turn these feature flags off, before traffic is moved back: they may be the fault."""
+
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Judge(Action):
     """Obtain a verdict: on the candidate's private address, or on who has the traffic."""
 
@@ -267,7 +275,7 @@ def next_action(state: State, seen: Observation) -> Action:
 
 def _held(state: State, action: Action) -> Action:
     """What a pause leaves of an action: it may look and go back, and changes nothing else."""
-    if isinstance(action, Wait | Judge | Abort):
+    if isinstance(action, Wait | Judge | Abort | KillFlags):
         return action
     why = f"paused by {state.paused}"
     return Judge(why) if state.routed_at else Wait(why)
@@ -365,6 +373,8 @@ def _unless_proved(state: State, seen: Observation, step: Step) -> Action | None
     match seen.evidence:
         case Verdict.PASS:
             return None
+        case Verdict.FAIL if seen.flags_on:
+            return KillFlags(f"a flag may be why: {seen.evidence_reason}", seen.flags_on)
         case Verdict.FAIL:
             return Abort(seen.evidence_reason or "users met more faults than before", "SLP059")
         case Verdict.ERROR if _expired(
@@ -549,7 +559,8 @@ def _expired(since: datetime, limit: timedelta, now: datetime) -> bool:
 
 def replay(entries: Iterable[Entry]) -> State:
     """The state of one release from its own entries, which begin with ``started``."""
-    iterator = iter(entries)
+    # One about a flag only bears the number of the newest release, or of the first before it began.
+    iterator = (entry for entry in entries if entry.kind is not Kind.FLAG)
     first = next(iterator)
     if first.kind is not Kind.STARTED:
         raise ValueError(f"release {first.release} begins with `{first.kind}`, not `started`")
@@ -613,7 +624,7 @@ def _done(state: State, entry: Entry) -> State:
             return replace(state, since=entry.at, migrated=True)
         case "Route":
             return replace(state, since=entry.at, routed_at=entry.at)
-        case "Scale":
+        case "Scale" | "KillFlags":
             return replace(state, since=entry.at)
         case _:
             return state

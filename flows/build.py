@@ -30,6 +30,6 @@ def build(source: str, version: str = "", platform: str = "sandbox") -> str:
     results = {
         name: build_service(request, target.bundles.root) for name, request in requests.items()
     }
-    record = keep_record(target, application, version, results)
+    record = keep_record(target, application, source, version, results)
     publish_build(record.artifact, list(results.values()))
     return record.digest

@@ -10,6 +10,7 @@ from blocks.platform import load_platform
 from domain.rollout import Finish
 from flows.verify import verify
 from tasks.alerts import ALERTS
+from tasks.flags import carry_in
 from tasks.locks import environment_lock
 from tasks.naming import run_name
 from tasks.releasing import begin, error_of, on_trial, release_of, undone_when_stopped
@@ -52,6 +53,7 @@ def deploy(
         environment_lock(application.name, environment),
         undone_when_stopped(target, application.name, environment),
     ):
+        carry_in(target, record, environment)
         rollout = begin(target, record, environment, strategy=how, actor=actor, override=override)
         last = rollout.drive(until=on_trial)
         if isinstance(last, Finish):

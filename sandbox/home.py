@@ -107,6 +107,10 @@ class Home:
         return self.root / "store"
 
     @property
+    def flags(self) -> Path:
+        return self.root / "flags"
+
+    @property
     def bundles(self) -> Path:
         return self.root / "bundles"
 
@@ -152,8 +156,8 @@ class Home:
             Failed: SLP015, the disk is full.
         """
         folders = (
-            self.logs, self.store, self.bundles, self.traefik_dynamic, self.cluster, self.prefect,
-            self.moto, self.gcs, self.redis, self.root / "postgres",
+            self.logs, self.store, self.bundles, self.flags, self.traefik_dynamic, self.cluster,
+            self.prefect, self.moto, self.gcs, self.redis, self.root / "postgres",
         )  # fmt: skip
         with writing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)

@@ -92,6 +92,7 @@ def addresses(home: Home, ports: Mapping[str, int], password: str) -> dict[str, 
         "gcs_endpoint": _url(ports["gcs"]),
         "store": str(home.store),
         "bundles": str(home.bundles),
+        "flags": str(home.flags),
     }
 
 

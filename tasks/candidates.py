@@ -17,6 +17,7 @@ from domain.rollout import Target
 from domain.workload import Phase, Workload
 from tasks.databases import prepare_database
 from tasks.environs import peer_environ
+from tasks.flags import preview_flags
 
 LIFETIME = timedelta(minutes=30)
 """After a killed run, the cluster stops the candidate by itself when this has passed."""
@@ -58,6 +59,9 @@ def candidate(platform: Platform, record: BuildRecord) -> Iterator[Candidate]:
     names = {s: workload_name(application.name, environment, s, 1) for s in application.services}
     with backing(platform, record) as environ, ExitStack() as stack:
         prepare_database(platform, record, environ)
+        if application.flags:
+            stack.callback(platform.flags.remove, application.name, environment)
+            environ |= preview_flags(platform, record, environment)
         stack.callback(platform.edge.remove, application.name, environment)
         for target in targets(record, environment, names):
             spec = workload_spec(

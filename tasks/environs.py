@@ -54,7 +54,7 @@ def peer_environ(
 
 
 def backing_environ(platform: Platform, record: BuildRecord, environment: str) -> dict[str, str]:
-    """DATABASE_URL and REDIS_URL of an environment; both are made when they are not there."""
+    """DATABASE_URL and REDIS_URL of an environment, made when they are not there; FLAGD_*."""
     application = record.application
     found: dict[str, str] = {}
     if application.database:
@@ -62,6 +62,8 @@ def backing_environ(platform: Platform, record: BuildRecord, environment: str) -
         found["DATABASE_URL"] = platform.database.ensure(database)
     if application.cache:
         found["REDIS_URL"] = platform.redis.ensure(f"{application.name}/{environment}")
+    if application.flags:
+        found |= platform.flags.environ(application.name, environment)
     return found
 
 

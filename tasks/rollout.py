@@ -33,6 +33,7 @@ from domain.rollout import (
     Finish,
     Group,
     Judge,
+    KillFlags,
     Migrate,
     Observation,
     Retire,
@@ -53,6 +54,7 @@ from tasks.candidates import exit_of, wait_until_ready, waiting_for
 from tasks.databases import migrate_database
 from tasks.environs import service_environ
 from tasks.evidence import Evidence, Pair
+from tasks.flags import is_on, kill_carried
 from tasks.moves import publish_moves
 
 POLL_SECONDS = 0.1
@@ -210,10 +212,19 @@ class Rollout:
             evidence_reason=self.evidence_reason,
             mirrors={r.service: dict(r.mirror) for r in routes if r.mirror},
             testers={r.service: r.testing.workload for r in routes if r.testing},
+            flags_on=self._flags_on(),
             passed_at=self._passed_at,
             ready_at=self._ready_at,
             evidence_at=self._evidence_at,
         )
+
+    def _flags_on(self) -> tuple[str, ...]:
+        """Flags that the candidate carries and that are on for anybody."""
+        declared = self.candidate.record.application.flags
+        if declared is None:
+            return ()
+        known = self.platform.flags.read(self.journal.application, self.journal.environment)
+        return tuple(flag for flag in declared.carry if known is not None and is_on(known, flag))
 
     def workloads(self) -> dict[str, Workload]:
         found = self.platform.cluster.workloads(self.journal.application, self.journal.environment)
@@ -254,6 +265,11 @@ class Rollout:
                 routing = self._routing(self.workloads(), weights, there, mirrors, testing)
                 self._tally(there)
                 _route(self.platform, self.journal, routing, _shares(weights))
+                self._forget_verdict()
+            case KillFlags(flags=flags):
+                kill_carried(
+                    self.platform, self.journal.application, self.journal.environment, flags
+                )
                 self._forget_verdict()
             case Retire(workloads=workloads, keep=keep):
                 for workload in workloads:

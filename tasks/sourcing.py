@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from blocks.application_file import application_file, read_application
+from blocks.application_file import application_file, read_application, read_flags
 from blocks.builder import BuildRequest, BuildResult
 from blocks.platform import Platform
 from blocks.records import Records
@@ -19,8 +19,9 @@ from domain.release import BuildRecord, version_of
 
 @task(name="read-application", task_run_name="read application.yaml", cache_policy=NO_CACHE)
 def load_application(source: str, environment: str = "") -> Application:
-    """Parse application.yaml and, when one is given, check the environment's name."""
+    """Parse application.yaml, check its flags and, when one is given, the environment's name."""
     application = read_application(source)
+    read_flags(application, source)
     if environment:
         application.environment(environment)
     return application
@@ -57,9 +58,13 @@ def _lock_of(folder: Path, declared: str | None) -> Path | None:
 
 @task(name="keep-record", task_run_name="keep the build record", cache_policy=NO_CACHE)
 def keep_record(
-    platform: Platform, application: Application, version: str, results: dict[str, BuildResult]
+    platform: Platform,
+    application: Application,
+    source: str,
+    version: str,
+    results: dict[str, BuildResult],
 ) -> BuildRecord:
-    """Store what was built, under its digest, together with its application.yaml."""
+    """Store what was built, under its digest, together with its application.yaml and flags."""
     revision = str(next(iter(results.values())).revision)
     services = {name: result.bundle for name, result in results.items()}
     content = digest_of({name: bundle.digest for name, bundle in services.items()})
@@ -68,7 +73,7 @@ def keep_record(
         version=version_of(application, version, revision, content),
         services=services,
     )
-    record = BuildRecord.of(application, artifact, revision)
+    record = BuildRecord.of(application, artifact, revision, read_flags(application, source))
     Records(platform.store).keep(record)
     return record
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import statistics
@@ -13,8 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from blocks.flags import FileFlags
+from blocks.journal import Journal
+from blocks.object_store import FileStore
 from domain.errors import CATALOGUE
+from domain.flags import parse as parse_flags
 from sandbox.home import Home
+from tasks.ramping import set_share
 
 from typing import Any  # isort: skip
 
@@ -428,3 +434,36 @@ def _pretend_running(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     running = Status(str(home.root), 1, parts, addresses)
     monkeypatch.setattr("sandbox.control.status", lambda home: running)
+
+
+def test_flags_are_listed_with_their_share_and_last_change(
+    slipway: Any, write: Any, home: Home
+) -> None:
+    write("shop", "production", ("1", "PROMOTED"))
+    assert slipway("flag", "list", "shop", "-e", "production").code == 0
+    switch = {"state": "ENABLED", "variants": {"on": True, "off": False}, "defaultVariant": "off"}
+    colour = {"state": "ENABLED", "variants": {"red": "#f00"}, "defaultVariant": "red"}
+    source = parse_flags(json.dumps({"flags": {"basket": switch, "colour": colour}}), "flags.json")
+    flags = FileFlags(home.flags)
+    flags.change("shop", "production", lambda known: source)
+    journal = Journal(FileStore(home.store), "shop", "production", actor="ann")
+    set_share(flags, journal, "basket", 0.25)
+    ended = slipway("flag", "list", "shop", "-e", "production")
+    assert re.search(r"^basket +25% +set by ann at ", ended.out, re.M), ended.out
+    found = slipway("flag", "list", "shop", "-e", "production", "--json").document["flags"]
+    assert [(one["flag"], one["share"]) for one in found] == [("basket", 0.25), ("colour", None)]
+    assert "variants must be" in found[1]["note"]
+
+
+@pytest.mark.parametrize("percent", ["25", "101%", "0.001%", "half"])
+def test_a_percentage_that_cannot_be_set_is_refused_at_once(slipway: Any, percent: str) -> None:
+    ended = slipway("flag", "set", "shop", "basket", percent, "-e", "production")
+    assert (ended.code, ended.out) == (2, "")
+    assert percent in ended.err
+
+
+def test_a_flag_of_an_unknown_environment_is_refused(slipway: Any, write: Any) -> None:
+    write("shop", "production", ("1", "PROMOTED"))
+    ended = slipway("flag", "list", "shop", "-e", "prod")
+    assert ended.code == 2
+    assert "SLP003" in ended.err

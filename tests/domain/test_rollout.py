@@ -18,6 +18,7 @@ from domain.rollout import (
     Finish,
     Group,
     Judge,
+    KillFlags,
     Migrate,
     Observation,
     Policy,
@@ -65,6 +66,7 @@ class World:
     verdicts: list[Verdict] = field(default_factory=list)
     stable_verdict: Verdict = Verdict.PASS
     stop_requested: str | None = None
+    flags_on: tuple[str, ...] = ()
     seen_verdict: Verdict = Verdict.NOT_RUN
     preflight: Verdict = Verdict.NOT_RUN
     log: list[str] = field(default_factory=list)
@@ -95,7 +97,7 @@ class World:
         return Observation(self.now, groups, self.weights, self.seen_verdict,
                            self.preflight, stop_requested=self.stop_requested,
                            evidence=self.seen_evidence, mirrors=self.mirrors,
-                           testers=self.testers)  # fmt: skip
+                           testers=self.testers, flags_on=self.flags_on)  # fmt: skip
 
     def tick(self) -> None:
         """Time passes and replicas come up, or do not."""
@@ -127,6 +129,9 @@ class World:
             case Judge():
                 self.seen_verdict = self.verdicts.pop(0) if self.verdicts else Verdict.PASS
                 self.seen_evidence = self.evidence.pop(0) if self.evidence else Verdict.PASS
+            case KillFlags():
+                self.flags_on = ()
+                self.forget()
             case Retire(workloads=workloads):
                 for workload in workloads:
                     self.groups[workload].expires = True
@@ -320,6 +325,22 @@ def test_a_version_that_fails_before_traffic_gets_none() -> None:
     world = simple(verdicts=[Verdict.FAIL])
     assert run(world).outcome is Outcome.ROLLED_BACK
     assert not any(line.startswith("Route") for line in world.log)
+
+
+def test_a_flag_that_is_on_is_killed_before_traffic_goes_back() -> None:
+    world = simple(Strategy.CANARY, evidence=[Verdict.FAIL, Verdict.PASS, Verdict.PASS])
+    world.flags_on = ("new-search",)
+    assert run(world).outcome is Outcome.PROMOTED
+    kinds = [line.split(":")[0] for line in world.log]
+    assert kinds.count("KillFlags") == 1 and "Abort" not in kinds
+
+
+def test_a_version_that_is_bad_without_its_flags_goes_back() -> None:
+    world = simple(Strategy.CANARY, evidence=[Verdict.FAIL, Verdict.TOO_FEW, Verdict.FAIL])
+    world.flags_on = ("new-search",)
+    assert run(world).outcome is Outcome.ROLLED_BACK
+    kinds = [line.split(":")[0] for line in world.log]
+    assert kinds.index("KillFlags") < kinds.index("Abort")
 
 
 def test_services_start_after_those_they_need() -> None:

@@ -447,6 +447,7 @@ def save_platform(addresses: Mapping[str, str]) -> UUID:
     block = Platform(
         store_root=addresses["store"],
         bundles_root=addresses["bundles"],
+        flags_root=addresses["flags"],
         cluster_socket=addresses["cluster_socket"],
         edge_dynamic=addresses["edge_dynamic"],
         edge_web=addresses["edge_web"],

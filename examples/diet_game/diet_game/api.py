@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, Response
 
 from diet_game import models, rules
 from diet_game.cache import SharedCache, TtlCache
+from diet_game.flags import DOUBLE_FIBRE, ON, Flags
 from diet_game.http import (
     JSON,
     Problem,
@@ -95,6 +96,7 @@ class Api:
         self.foods: TtlCache[tuple[str, int], bytes] = TtlCache(2_000, 30.0)
         self.food: TtlCache[int, models.Food] = TtlCache(2_000, 30.0)
         self.boards: TtlCache[int, bytes] = TtlCache(models.BOARD_LIMIT, 1.0)
+        self.flags = Flags(settings.flags_file)
         self.page = files("diet_game").joinpath("page.html").read_text("utf-8")
 
     # --- players
@@ -149,6 +151,12 @@ class Api:
         value = _encode((player.id, player.name, player.until))
         await self.shared.put("session", hashed.hex(), value, SHARED_SESSION_SECONDS)
 
+    def _flag(self, request: Request, flag: str, player: Player) -> str:
+        """The player's variant; the guard counts the request under it when it is answered."""
+        variant = self.flags.variant(flag, player.id)
+        request.scope.setdefault("flags", {})[flag] = variant
+        return variant
+
     # --- foods and meals
 
     @route(
@@ -194,9 +202,11 @@ class Api:
         if food is None:
             raise Problem(404, f"There is no food {food_id}; GET /api/foods lists them")
         eaten = _per_100_g(food).of(grams)
+        double_fibre = self._flag(request, DOUBLE_FIBRE, player) == ON
         meal = await self.store.log_meal(
-            player.id, food, grams, eaten_on, eaten, rules.points(eaten), key
-        )
+            player.id, food, grams, eaten_on, eaten,
+            rules.points(eaten, double_fibre=double_fibre), key,
+        )  # fmt: skip
         if meal is not None:
             self.metrics.meals.inc()
             return as_json(meal, 201)

@@ -53,9 +53,11 @@ def create_app(settings: Settings) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await store.open()
+        api.flags.open()
         try:
             yield
         finally:
+            api.flags.close()
             await store.close()
             await api.shared.close()
 
@@ -74,4 +76,5 @@ def create_app(settings: Settings) -> Starlette:
         lifespan=lifespan,
     )
     app.state.traffic = traffic
+    app.state.api = api
     return app

@@ -213,4 +213,8 @@ class Guard:
         finally:
             traffic.in_flight -= 1
             metrics.requests.labels(scope["method"], route, str(status)).inc()
-            metrics.seconds.labels(route).observe(time.monotonic() - started)
+            seconds = time.monotonic() - started
+            metrics.seconds.labels(route).observe(seconds)
+            for flag, variant in scope.get("flags", {}).items():
+                metrics.flagged.labels(flag, variant, str(status)).inc()
+                metrics.flagged_seconds.labels(flag, variant).observe(seconds)

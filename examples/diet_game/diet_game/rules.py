@@ -41,9 +41,9 @@ def energy_kcal(protein_g: float, fat_g: float, carbs_g: float) -> float:
     return round(4 * protein_g + 9 * fat_g + 4 * carbs_g, 1)
 
 
-def points(meal: Nutrition) -> int:
+def points(meal: Nutrition, *, double_fibre: bool = False) -> int:
     """What a meal earns: 10 for logging it, more for fibre and protein, less for sugar; 1 to 20."""
-    score = 10 + meal.fibre_g / 2 + meal.protein_g / 10 - meal.sugar_g / 10
+    score = 10 + meal.fibre_g / (1 if double_fibre else 2) + meal.protein_g / 10 - meal.sugar_g / 10
     return max(1, min(20, round(score)))
 
 

@@ -29,6 +29,7 @@ class Settings:
     # Both addresses may carry a password, so neither is shown by repr().
     database_url: str = field(repr=False)
     redis_url: str | None = field(default=None, repr=False)
+    flags_file: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     application: str = "diet-game"
@@ -51,6 +52,7 @@ class Settings:
         return cls(
             database_url=database_url(env),
             redis_url=env.get("REDIS_URL") or None,
+            flags_file=flags_file(env),
             host=env.get("HOST") or "127.0.0.1",
             port=_number(env, "PORT", 8000, 1, 65535),
             application=env.get("SLIPWAY_APPLICATION") or "diet-game",
@@ -63,6 +65,12 @@ class Settings:
             max_in_flight=_number(env, "MAX_IN_FLIGHT", 256, 1, 10_000),
             drain_seconds=_number(env, "DRAIN_SECONDS", 5, 0, 25),
         )
+
+
+def flags_file(env: Mapping[str, str]) -> str | None:
+    """The flagd file, by the variables that OpenFeature's flagd provider reads as well."""
+    path = env.get("FLAGD_OFFLINE_FLAG_SOURCE_PATH")
+    return path or None if env.get("FLAGD_RESOLVER") == "file" else None
 
 
 def database_url(env: Mapping[str, str] = os.environ) -> str:
