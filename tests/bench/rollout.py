@@ -40,7 +40,7 @@ def run() -> list[Case]:
     up(home)
     try:
         with connected(home):
-            return [switches(home), breach(home), kills(home)]
+            return [breach(home), kills(home), switches(home)]
     finally:
         down(home, progress=lambda line: None)
 
