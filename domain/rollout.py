@@ -549,7 +549,8 @@ def _expired(since: datetime, limit: timedelta, now: datetime) -> bool:
 
 def replay(entries: Iterable[Entry]) -> State:
     """The state of one release from its own entries, which begin with ``started``."""
-    iterator = iter(entries)
+    # One about a flag only bears the number of the newest release, or of the first before it began.
+    iterator = (entry for entry in entries if entry.kind is not Kind.FLAG)
     first = next(iterator)
     if first.kind is not Kind.STARTED:
         raise ValueError(f"release {first.release} begins with `{first.kind}`, not `started`")
