@@ -63,7 +63,7 @@ def show(home: Home, console: Console, application: str, environment: str) -> in
             **_described(flag),
             "last": last[key].data["did"] if key in last else None,
             "by": last[key].actor if key in last else None,
-            "at": last[key].at.isoformat() if key in last else None,
+            "at": last[key].at.isoformat(timespec="seconds") if key in last else None,
         }
         for key, flag in known.flags.items()
     ]

@@ -78,7 +78,7 @@ def metrics():
     lines.append(f"# TYPE {name} histogram")
     for variant in ("on", "off"):
         n = sum(c for (v, _), c in found.items() if v == variant)
-        for bound in ("0.1", "+Inf"):
+        for bound in ("0.1", "2.5", "+Inf"):
             lines.append(f'{name}_bucket{{flag="basket",variant="{variant}",le="{bound}"}} {n}')
     lines += ["# TYPE process_start_time_seconds gauge", f"process_start_time_seconds {STARTED}"]
     return "\n".join(lines) + "\n"

@@ -18,11 +18,14 @@ from blocks.flag_metrics import Arms, FlagReading
 from blocks.flags import FileFlags
 from blocks.journal import Journal
 from blocks.object_store import FileStore
+from domain.application import Strategy
 from domain.errors import Failed, NeedsPerson, UsageError
 from domain.flags import Definition, parse
 from domain.journal import Kind, verify
 from domain.judge import Limits
 from domain.ramp import Did, Ended, Ramp, replay, unfinished_ramp
+from domain.rollout import Policy, steps_for
+from domain.rollout import replay as replay_release
 from domain.routing import Counts
 from tasks import ramping
 from tasks.ramping import Ramping
@@ -334,8 +337,11 @@ def test_flags_leave_the_numbers_of_releases_and_a_release_under_way_alone(world
     ramping.set_share(world.flags, world.journal(), FLAG, 0.1)
     release = world.journal("release")
     assert release.next_release() == 1
-    release.append(1, Kind.STARTED, {})
+    policy = Policy(strategy=Strategy.BLUE_GREEN, steps=steps_for(Strategy.BLUE_GREEN, 1))
+    started = {"policy": policy.model_dump(mode="json"), "candidate": [], "stable": []}
+    release.append(1, Kind.STARTED, started)
     ramping.set_share(world.flags, world.journal(), FLAG, 0.2)
     release.append(1, Kind.INTENT, {})
     assert release.next_release() == 2
+    assert replay_release(e for e in release.entries if e.release == 1).policy == policy
     assert not verify(release.raw(), APP, ENV)
