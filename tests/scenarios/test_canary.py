@@ -19,6 +19,7 @@ CANARY = {
     "canary": {"steps": ["10%", "50%"], "requests": 40, "patience": "60s"},
     "objectives": {"availability": "99%", "p95": "500ms", "error_rate": "1%"},
     "environments": {"production": {}},
+    "smoke": [{"path": "/healthz"}],  # the evidence alone shall find what is wrong
 }
 
 
