@@ -33,6 +33,9 @@ PARTS = {
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     place = Home.at(tmp_path_factory.mktemp("sandbox") / "state root")
+    place.make()
+    # Not the preferred ones: the sandbox of another test may take those while this one restarts.
+    Memory({name: ports.choose(f"any port for {name}") for name in ports.PREFERRED}).save(place)
     yield place
     control.down(place)
 
