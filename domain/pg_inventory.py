@@ -1,0 +1,249 @@
+"""What a PostgreSQL archive holds, and how what was restored differs from it.
+
+The digest of a table is the number of its rows and the sum, modulo 2**128, of the XXH3-128 of
+each row's COPY text. A sum does not depend on the order of rows, which a restore may change, and
+unlike XOR it is changed by a row that comes twice. XXH3 finds accidents, not adversaries: against
+those stands the SHA-256 of the stored archive.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+PRIVILEGES = frozenset({"ACL", "DEFAULT ACL"})
+"""Kinds of definition that a restore without roles leaves out."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TableData(_Model):
+    """Rows of one table, partition or materialised copy, as they were in the snapshot.
+
+    Attributes:
+        columns: the column list of its COPY, which fixes the text that was hashed.
+    """
+
+    rows: int = Field(ge=0)
+    digest: Digest
+    columns: str = ""
+
+
+class SequenceValue(_Model):
+    """As ``setval`` takes it: the next number is ``value`` itself when it was never called."""
+
+    value: int
+    is_called: bool
+
+    @property
+    def next(self) -> tuple[int, bool]:
+        return self.value, self.is_called
+
+    def __str__(self) -> str:
+        return f"{self.value}{'' if self.is_called else ' (not used yet)'}"
+
+
+class LargeObjects(_Model):
+    count: int = Field(default=0, ge=0)
+    digest: Digest = "0" * 32
+
+
+class Inventory(_Model):
+    """All that a restored copy must have again. Names are written as SQL writes them.
+
+    Attributes:
+        archive_version: of the format, such as ``1.16``.
+        server_version: of the server that was dumped, as its archive says.
+        dump_version: of the pg_dump that did it.
+        extensions: by name; the version is None where only the archive was asked.
+        definitions: kind (``INDEX``, ``FUNCTION``, ...) -> name -> digest of its SQL text.
+        roles: owners that the archive names; a restore that keeps owners needs them.
+    """
+
+    archive_version: str
+    server_version: str
+    dump_version: str
+    tables: Mapping[str, TableData] = {}
+    sequences: Mapping[str, SequenceValue] = {}
+    extensions: Mapping[str, str | None] = {}
+    definitions: Mapping[str, Mapping[str, Digest]] = {}
+    large_objects: LargeObjects = LargeObjects()
+    roles: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return sum(table.rows for table in self.tables.values())
+
+
+class DifferenceKind(StrEnum):
+    NOTHING_COMPARED = "nothing compared"
+    MISSING_TABLE = "missing table"
+    EXTRA_TABLE = "extra table"
+    ROWS = "rows"
+    CONTENT = "content"
+    COLUMNS = "columns"
+    SEQUENCE = "sequence"
+    EXTENSION = "extension"
+    MISSING_DEFINITION = "missing definition"
+    EXTRA_DEFINITION = "extra definition"
+    DEFINITION = "definition"
+    LARGE_OBJECTS = "large objects"
+
+
+class Difference(_Model):
+    """One thing that is not as it was saved, and a sentence that says so."""
+
+    kind: DifferenceKind
+    name: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+def difference(
+    expected: Inventory, found: Inventory, *, privileges: bool = True
+) -> tuple[Difference, ...]:
+    """All that ``found`` has otherwise than ``expected``; empty means the same.
+
+    The text of definitions is compared only between servers and pg_dumps of one major version,
+    since each writes them in its own way; that a definition is there is compared always.
+
+    Args:
+        privileges: whether grants were restored, so that they must be there again.
+    """
+    return tuple(_differences(expected, found, privileges))
+
+
+def _differences(expected: Inventory, found: Inventory, privileges: bool) -> Iterator[Difference]:
+    if not expected.tables:
+        # A verifier that compared nothing must not say that all is well (Sefaria-Project#3637).
+        yield Difference(
+            kind=DifferenceKind.NOTHING_COMPARED,
+            name="tables",
+            sentence="the archive was recorded with no table at all, so there is nothing to compare",
+        )
+    yield from _tables(expected.tables, found.tables)
+    yield from _sequences(expected.sequences, found.sequences)
+    for name in sorted(expected.extensions.keys() - found.extensions.keys()):
+        yield Difference(
+            kind=DifferenceKind.EXTENSION, name=name, sentence=f"extension {name} is missing"
+        )
+    if expected.large_objects != found.large_objects:
+        was, now = expected.large_objects, found.large_objects
+        told = (
+            f"{was.count} were saved, {now.count} are there"
+            if was.count != now.count
+            else f"the content of the {was.count} is not what was saved"
+        )
+        yield Difference(
+            kind=DifferenceKind.LARGE_OBJECTS, name="large objects", sentence=f"large objects: {told}"
+        )
+    yield from _definitions(expected, found, privileges)
+
+
+def _tables(
+    expected: Mapping[str, TableData], found: Mapping[str, TableData]
+) -> Iterator[Difference]:
+    for name in sorted(expected.keys() | found.keys()):
+        was, now = expected.get(name), found.get(name)
+        if was is None:
+            # Counting what was there before as restored hid a restore of nothing (ayunis-core#118).
+            kind, told = DifferenceKind.EXTRA_TABLE, "was not in the archive, and is there"
+        elif now is None:
+            kind, told = DifferenceKind.MISSING_TABLE, f"is missing, with {was.rows} rows"
+        elif was.rows != now.rows:
+            kind, told = DifferenceKind.ROWS, f"has {now.rows} rows, {was.rows} were saved"
+        elif was.columns != now.columns:
+            kind = DifferenceKind.COLUMNS
+            told = f"has the columns {now.columns or '()'}, saved were {was.columns or '()'}"
+        elif was.digest != now.digest:
+            kind = DifferenceKind.CONTENT
+            told = f"has {now.rows} rows as saved, but their content is not what was saved"
+        else:
+            continue
+        yield Difference(kind=kind, name=name, sentence=f"table {name} {told}")
+
+
+def _sequences(
+    expected: Mapping[str, SequenceValue], found: Mapping[str, SequenceValue]
+) -> Iterator[Difference]:
+    for name, was in sorted(expected.items()):
+        now = found.get(name)
+        if now is None:
+            told = f"is missing, it stood at {was}"
+        elif now == was:
+            continue
+        elif now.next < was.next:
+            told = f"is behind: it stands at {now}, saved was {was}, so it would give numbers twice"
+        else:
+            told = f"is ahead: it stands at {now}, saved was {was}"
+        yield Difference(
+            kind=DifferenceKind.SEQUENCE, name=name, sentence=f"sequence {name} {told}"
+        )
+
+
+def _definitions(expected: Inventory, found: Inventory, privileges: bool) -> Iterator[Difference]:
+    same_writer = _major(expected.server_version) == _major(found.server_version) and _major(
+        expected.dump_version
+    ) == _major(found.dump_version)
+    for kind in sorted(expected.definitions.keys() | found.definitions.keys()):
+        if kind in PRIVILEGES and not privileges:
+            continue
+        was, now = expected.definitions.get(kind, {}), found.definitions.get(kind, {})
+        for name in sorted(was.keys() - now.keys()):
+            yield Difference(
+                kind=DifferenceKind.MISSING_DEFINITION,
+                name=name,
+                sentence=f"{_spoken(kind)} {name} is missing",
+            )
+        if not same_writer:
+            continue
+        for name in sorted(now.keys() - was.keys()):
+            yield Difference(
+                kind=DifferenceKind.EXTRA_DEFINITION,
+                name=name,
+                sentence=f"{_spoken(kind)} {name} was not in the archive, and is there",
+            )
+        for name in sorted(was.keys() & now.keys()):
+            if was[name] != now[name]:
+                yield Difference(
+                    kind=DifferenceKind.DEFINITION,
+                    name=name,
+                    sentence=f"{_spoken(kind)} {name} is defined otherwise than it was saved",
+                )
+
+
+def _spoken(kind: str) -> str:
+    return kind if kind in PRIVILEGES else kind.lower()
+
+
+def _major(version: str) -> str:
+    found = re.match(r"\d+", version)
+    return found[0] if found else version
+
+
+def sql_name(*parts: str | None) -> str:
+    """``shop.person``, ``"my shop"."a.b"``: no two objects are written alike."""
+    return ".".join(_identifier(part) for part in parts if part)
+
+
+def _identifier(name: str) -> str:
+    if re.fullmatch(r"[a-z_][a-z0-9_$]*", name):
+        return name
+    return '"' + name.replace('"', '""') + '"'
+
+
+def told(differences: Iterable[Difference], most: int = 5) -> str:
+    """The first ``most`` of them in one line."""
+    sentences = [str(one) for one in differences]
+    rest = f"; and {len(sentences) - most} more" if len(sentences) > most else ""
+    return "; ".join(sentences[:most]) + rest
