@@ -40,11 +40,12 @@ from domain.pg_inventory import (
 VERSIONS = ((1, 14), (1, 15), (1, 16))
 _CUSTOM = 1
 _TABLE, _LARGE_OBJECTS = 1, 3
-_BETWEEN_ROWS = re.compile(rb"\n\x00([\s\S]{4})")
+_BETWEEN_ROWS = re.compile(rb"\n\x00[\s\S]{4}")
 _NO_MORE_ROWS = b"\n\x00\x00\x00\x00\x00"
 _END_MARK = b"\\."
 _END_MARK_HASH = xxhash.xxh3_128_intdigest(_END_MARK)
 _LONG_ROW_BYTES = 1 << 20
+_WINDOW_BYTES = 1 << 16  # rows that are split at once: what stays in the processor's cache
 _LONGEST_TEXT_BYTES = 1 << 26
 _MODULUS = 1 << 128
 _POSITION_NOT_SET, _POSITION_SET, _NO_DATA = 1, 2, 3
@@ -347,7 +348,7 @@ class ArchiveReader:
         while (length := (yield from self._chunk_length())) > 0:
             if self._rows_are_chunks and length < _LONG_ROW_BYTES and rows.between:
                 yield from self._fill(5 + length + 5)  # with the header of the chunk after it
-                if self._split(rows):
+                if self._split(length, rows):
                     continue
             self._at += 5
             yield from self._chunk(length, rows)
@@ -367,24 +368,28 @@ class ArchiveReader:
             raise self._cannot_be("a chunk of negative length")
         return int.from_bytes(self._buffer[self._at + 1 : self._at + 5], "little")
 
-    def _split(self, rows: _Rows) -> bool:
-        """Take all whole rows that are in the buffer, up to the end of the table.
+    def _split(self, length: int, rows: _Rows) -> bool:
+        """Take the whole rows of the next piece of the buffer, the first of ``length`` bytes.
 
         Returns:
             Whether each was a chunk of its own. If not, nothing is taken.
         """
         start = self._at + 5
-        end = self._buffer.find(_NO_MORE_ROWS, self._at)
-        text = self._buffer[start : end + len(_NO_MORE_ROWS)] if end >= 0 else self._buffer[start:]
-        parts = _BETWEEN_ROWS.split(text)
-        found, lengths = parts[:-1:2], parts[1:-2:2]
-        # The last part and the header before it are not whole yet, or are of the end.
-        said = np.frombuffer(b"".join([self._buffer[self._at + 1 : start], *lengths]), "<u4")
-        counted = np.fromiter(map(len, found), np.uint32, len(found)) + 1
-        if not found or not np.array_equal(said, counted):
+        stop = start + max(length + 5, _WINDOW_BYTES)
+        end = self._buffer.find(_NO_MORE_ROWS, self._at, stop)
+        text = self._buffer[start : end + len(_NO_MORE_ROWS) if end >= 0 else stop]
+        found = _BETWEEN_ROWS.split(text)
+        rest = found.pop()
+        counted = np.fromiter(map(len, found), np.int64, len(found)) + 1
+        heads = np.cumsum(counted + 5) - 4  # where the length after each row is
+        # Every four bytes of the text as a number, at any position, and nothing is copied.
+        numbers = np.ndarray((len(text) - 3,), "<u4", buffer=text, strides=(1,))
+        if not (
+            found and counted[0] == length and np.array_equal(numbers[heads[:-1]], counted[1:])
+        ):
             self._rows_are_chunks = False
             return False
-        self._at = start + len(text) - len(parts[-1]) - 5
+        self._at = start + len(text) - len(rest) - 5  # that header may be of the table's end
         rows.add_whole(found)
         return True
 
@@ -469,9 +474,7 @@ class _Rows:
         if rows[-1] == _END_MARK + b"\n\n":
             self.ended = True
             rows.pop()
-        self.count += len(rows)
-        self.sum += sum(map(xxhash.xxh3_128_intdigest, rows))
-        self._keep(rows)
+        self._count(rows)
 
     def add(self, piece: bytes) -> bool:
         """Text that may begin and end in the middle of a row; False when it cannot be there."""
@@ -504,7 +507,10 @@ class _Rows:
 
     def _count(self, rows: list[bytes]) -> None:
         self.count += len(rows)
-        self.sum += sum(map(xxhash.xxh3_128_intdigest, rows))
+        # Quarters of the hashes, summed apart: twice as fast as sums of Python's long integers.
+        hashes = np.frombuffer(b"".join(map(xxhash.xxh3_128_digest, rows)), ">u4").reshape(-1, 4)
+        a, b, c, d = map(int, hashes.sum(axis=0, dtype=np.uint64))
+        self.sum += (a << 96) + (b << 64) + (c << 32) + d
         self._keep(rows)
 
     def _keep(self, rows: Sequence[bytes]) -> None:
