@@ -336,7 +336,9 @@ class ArchiveReader:
             raise self._cannot_be(f"data of entry {number}, which has none left,")
         if kind == _TABLE and entry.kind == "TABLE DATA":
             if not entry.copy.startswith("COPY "):
-                raise _broken(f"{entry.name} was dumped as INSERT statements, which cannot be hashed")
+                raise _broken(
+                    f"{entry.name} was dumped as INSERT statements, which cannot be hashed"
+                )
             yield from self._table(entry)
         elif kind == _LARGE_OBJECTS and entry.kind in ("BLOBS", "BLOB"):
             yield from self._large_objects()

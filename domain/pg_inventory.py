@@ -129,7 +129,7 @@ def _differences(expected: Inventory, found: Inventory, privileges: bool) -> Ite
         yield Difference(
             kind=DifferenceKind.NOTHING_COMPARED,
             name="tables",
-            sentence="the archive was recorded with no table at all, so there is nothing to compare",
+            sentence="no table was recorded in the archive, so there is nothing to compare",
         )
     yield from _tables(expected.tables, found.tables)
     yield from _sequences(expected.sequences, found.sequences)
@@ -145,7 +145,9 @@ def _differences(expected: Inventory, found: Inventory, privileges: bool) -> Ite
             else f"the content of the {was.count} is not what was saved"
         )
         yield Difference(
-            kind=DifferenceKind.LARGE_OBJECTS, name="large objects", sentence=f"large objects: {told}"
+            kind=DifferenceKind.LARGE_OBJECTS,
+            name="large objects",
+            sentence=f"large objects: {told}",
         )
     yield from _definitions(expected, found, privileges)
 
