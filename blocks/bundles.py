@@ -42,7 +42,8 @@ from typing import IO
 
 from uv import find_uv_bin
 
-from blocks.object_store import AlreadyExists, FileStore
+from blocks.file_store import FileStore
+from blocks.object_store import AlreadyExists
 from domain.artifact import Entry, ServiceBundle, check_paths, listing_digest, short
 from domain.errors import Failed, NeedsPerson
 

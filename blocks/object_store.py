@@ -1,30 +1,115 @@
-"""Object stores: where the journal, artifacts' records and reports are kept."""
+"""Object stores: where the journal, the records, the reports and the backups are kept.
+
+One protocol for a directory, S3 and Google Cloud Storage, small objects and large ones. What all
+of them promise is in tests/blocks/test_object_store_contract.py, which runs against each.
+"""
 
 from __future__ import annotations
 
-import errno
-import os
-import tempfile
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
-
-from domain.errors import Failed, SlipwayError, UsageError
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class AlreadyExists(Exception):
     """A create-only write found the key taken."""
 
 
+class Changed(Exception):
+    """The object is not, or no longer, the version that was named."""
+
+
+class Locked(Exception):
+    """The object may not be deleted yet; says until when."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What a store says of an object without reading it.
+
+    Attributes:
+        version: of this content at this key; changes with every write.
+        modified_at: by the store's clock, which is a second opinion on ours.
+        sha256: in hex where the store keeps one of the whole object, else None.
+        locked_until: the store refuses to delete it before that moment.
+    """
+
+    key: str
+    bytes: int
+    version: str
+    modified_at: datetime
+    sha256: str | None = None
+    locked_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedPart:
+    """A part of an unfinished upload that the store already has; numbers start at 1."""
+
+    number: int
+    bytes: int
+
+
+class Content(Protocol):
+    """The bytes of one object, read from the front."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+class Upload(Protocol):
+    """A large object on its way: parts in any order, then ``complete``.
+
+    Nothing is listed under the key before that, and the key is given only to the first.
+    """
+
+    part_bytes: int
+    """Size of every part but the last."""
+
+    @property
+    def done(self) -> tuple[UploadedPart, ...]:
+        """Parts that an earlier, unfinished upload of this key left; by number."""
+        ...
+
+    def put(self, number: int, content: bytes) -> None:
+        """Store one part; storing it again replaces it."""
+        ...
+
+    def complete(self, sha256: str) -> Stat:
+        """Make the object of parts 1 to n.
+
+        Args:
+            sha256: of the whole object, in hex.
+
+        Raises:
+            AlreadyExists: the key was taken meanwhile.
+            Failed: SLP103, what the store has is not what was sent.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Drop all parts; of an upload that is over, nothing happens."""
+        ...
+
+
 class ObjectStore(Protocol):
-    """Small objects by key (``a/b/c``); a listing is complete or raises."""
+    """Objects by key (``a/b/c``).
+
+    Every listing is complete or raises: nobody may take "could not look" for "nothing there".
+    """
 
     def create(self, key: str, content: bytes) -> None:
         """Write a new object, whole or not at all. Raises AlreadyExists."""
         ...
 
-    def replace(self, key: str, content: bytes) -> None: ...
+    def replace(self, key: str, content: bytes, *, expected: str | None = None) -> None:
+        """Write an object that may be there.
+
+        Args:
+            expected: the version that must be there. Raises Changed otherwise.
+        """
+        ...
 
     def read(self, key: str) -> bytes | None: ...
 
@@ -32,83 +117,38 @@ class ObjectStore(Protocol):
         """Keys under a folder-like prefix, sorted."""
         ...
 
+    def scan(self, prefix: str) -> Iterator[Stat]:
+        """The same with what the store says of each, sorted by key; no data is read."""
+        ...
 
-class FileStore:
-    """An object store in a local directory."""
+    def stat(self, key: str) -> Stat | None: ...
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def open(
+        self, key: str, *, start: int = 0, end: int | None = None
+    ) -> AbstractContextManager[Content]:
+        """Read an object, or its bytes from ``start`` up to and without ``end``.
 
-    def create(self, key: str, content: bytes) -> None:
-        """``link`` gives the name only to a complete file, and to the first who asks for it.
-
-        O_EXCL alone would leave an empty entry under the final name after a crash in between.
+        Raises:
+            KeyError: there is no such object.
         """
-        target = self._path(key)
-        temporary = self._written(target, content)
-        try:
-            os.link(temporary, target)
-        except FileExistsError:
-            raise AlreadyExists(key) from None
-        except OSError as error:
-            raise self._refused(target, error) from error
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_directory(target.parent)
+        ...
 
-    def replace(self, key: str, content: bytes) -> None:
-        target = self._path(key)
-        self._written(target, content).replace(target)
-        _sync_directory(target.parent)
+    def upload(self, key: str, *, locked_until: datetime | None = None) -> Upload:
+        """Begin a large object, or go on with the unfinished one of that key.
 
-    def read(self, key: str) -> bytes | None:
-        try:
-            return self._path(key).read_bytes()
-        except FileNotFoundError:
-            return None
+        Args:
+            locked_until: nobody may delete the object before, where the store can promise that.
+        """
+        ...
 
-    def list(self, prefix: str) -> tuple[str, ...]:
-        folder = self._path(prefix)
-        if not folder.exists():
-            return ()
-        found = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".tmp-"))
-        return tuple(sorted(p.relative_to(self.root).as_posix() for p in found))
+    def delete(self, key: str, version: str) -> None:
+        """Remove exactly this version; that it is gone already is no error.
 
-    def _path(self, key: str) -> Path:
-        path = (self.root / key).resolve()
-        if not path.is_relative_to(self.root.resolve()):
-            raise ValueError(f"key {key!r} leaves the store")
-        return path
+        Raises:
+            Changed: another version is there. Locked: it may not go yet.
+        """
+        ...
 
-    def _written(self, target: Path, content: bytes) -> Path:
-        """A synced temporary file beside ``target``."""
-        temporary = None
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=".tmp-", dir=target.parent)
-            temporary = Path(name)
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            if temporary:
-                temporary.unlink(missing_ok=True)
-            raise self._refused(target, error) from error
-        return temporary
-
-    def _refused(self, target: Path, error: OSError) -> SlipwayError:
-        tried = f"tried to write {target}: {(error.strerror or str(error)).lower()}"
-        if error.errno in _FULL:
-            help = "free some space on that disk and run it again"
-            return Failed("SLP015", tried, help=help, where=str(self.root))
-        help = "make the folder writable for who runs the flows, and run it again"
-        return UsageError("SLP016", tried, help=help, where=str(self.root))
-
-
-def _sync_directory(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    def clock(self) -> datetime:
+        """The store's own time."""
+        ...

@@ -16,9 +16,10 @@ from pydantic import Field, SecretStr
 from blocks.bundles import BundleStore
 from blocks.cluster import Cluster
 from blocks.edge import Edge
+from blocks.file_store import FileStore
 from blocks.flags import FileFlags, Flags
 from blocks.local_cluster import LocalCluster
-from blocks.object_store import FileStore, ObjectStore
+from blocks.object_store import ObjectStore
 from blocks.postgres import PostgresServer
 from blocks.redis_server import RedisServer
 from blocks.traefik_edge import TraefikEdge

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from blocks.object_store import FileStore
+from blocks.file_store import FileStore
 from blocks.records import Records
 from deployments import releasing
 from deployments.console import Console

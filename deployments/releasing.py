@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from blocks.application_file import read_flags
+from blocks.file_store import FileStore
 from blocks.journal import Journal
-from blocks.object_store import FileStore
 from blocks.records import Records
 from deployments import registration
 from deployments.console import Console, nearest, table

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from blocks.file_store import FileStore
 from blocks.journal import Journal
-from blocks.object_store import FileStore
 from blocks.records import Records
 from deployments import commands, releasing
 from deployments.console import Console

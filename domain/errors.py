@@ -557,6 +557,23 @@ CATALOGUE: dict[str, Page] = {
             "Run the command with --debug and report what it prints.",
         ),
         # 12x: PostgreSQL backups
+        # 10x: object stores
+        Page(
+            "SLP101",
+            "an object store could not be listed",
+            1,
+            "A listing failed or ended early. What is not listed may still be there, so nothing "
+            "was decided on it.",
+            "Repair what the message names, then run it again.",
+        ),
+        Page(
+            "SLP103",
+            "a stored object is not what was sent",
+            1,
+            "The store returned another checksum, or another size, than what was written.",
+            "Run it again; the unfinished object is not used. If it happens again, test the disk "
+            "or the connection.",
+        ),
         Page(
             "SLP120",
             "PostgreSQL's programs are missing or too old",
@@ -642,6 +659,35 @@ CATALOGUE: dict[str, Page] = {
             "The password is wrong, the role does not exist, or it may not connect to this "
             "database from here.",
             "Correct the login in the block that names the database.",
+        ),
+        # 14x: backups
+        Page(
+            "SLP140",
+            "the keys to encrypt backups for are missing or wrong",
+            2,
+            "No recipient is named, or one of them is not the public key of an age identity.",
+            "Name public keys that start with `age1`; `age-keygen` makes a pair.",
+        ),
+        Page(
+            "SLP141",
+            "a private key is not one",
+            2,
+            "The secret that should hold a private age key holds something else.",
+            "Store the line that starts with AGE-SECRET-KEY-1.",
+        ),
+        Page(
+            "SLP142",
+            "no key at hand opens a backup",
+            1,
+            "The private keys that were tried belong to none of the recipients of the backup.",
+            "Give the private key of one of the recipients that the manifest lists.",
+        ),
+        Page(
+            "SLP143",
+            "a stored backup is damaged",
+            1,
+            "Its bytes, its parts or its manifest are not what was written.",
+            "Restore from another copy (`slipway backups APP`), and keep this one as evidence.",
         ),
     )
 }

@@ -17,8 +17,8 @@ from typing import Any
 
 from bench import ROOT, Case
 
+from blocks.file_store import FileStore
 from blocks.journal import Journal
-from blocks.object_store import FileStore
 from blocks.records import Records
 from domain.hindsight import look_back
 from domain.journal import Kind, Outcome, unfinished, verify

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from blocks.file_store import FileStore
 from blocks.journal import Journal
-from blocks.object_store import FileStore
 from domain.errors import Failed, NeedsPerson
 from domain.journal import Kind, verify
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from blocks.object_store import AlreadyExists, FileStore, ObjectStore
+from blocks.file_store import FileStore
+from blocks.object_store import AlreadyExists, ObjectStore
 from domain.errors import Failed, SlipwayError, UsageError
 
 PROCESSES = 8
@@ -92,13 +93,13 @@ def test_of_many_processes_that_create_one_key_exactly_one_wins(tmp_path: Path) 
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from blocks import object_store
+    from blocks import file_store
 
     def die(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(object_store.os, sys.argv[2], die)
-    object_store.FileStore(Path(sys.argv[1])).create("a/1", b"content")
+    setattr(file_store.os, sys.argv[2], die)
+    file_store.FileStore(Path(sys.argv[1])).create("a/1", b"content")
 """
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blocks.object_store import FileStore
+from blocks.file_store import FileStore
 from blocks.records import Records
 from domain.errors import Failed, NeedsPerson
 from domain.journal import Outcome

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from blocks.file_store import FileStore
 from blocks.journal import Journal
-from blocks.object_store import FileStore
 from deployments.cli import main
 from domain.journal import Kind
 from sandbox.home import Home

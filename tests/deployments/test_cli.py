@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from blocks.file_store import FileStore
 from blocks.flags import FileFlags
 from blocks.journal import Journal
-from blocks.object_store import FileStore
 from domain.errors import CATALOGUE
 from domain.flags import parse as parse_flags
 from sandbox.home import Home

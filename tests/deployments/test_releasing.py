@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from blocks.object_store import FileStore
+from blocks.file_store import FileStore
 from blocks.records import Records
 from deployments import follow as following
 from deployments.console import EXIT_CODES, Console

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from blocks.file_store import FileStore
 from blocks.journal import Journal
-from blocks.object_store import FileStore
 from domain.journal import Kind
 from sandbox.home import Home
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from blocks.object_store import FileStore
+from blocks.file_store import FileStore
 from domain.errors import Failed
 from domain.journal import Kind, Outcome
 from sandbox import postgres

@@ -28,8 +28,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 
+from blocks.file_store import FileStore
 from blocks.journal import Journal
-from blocks.object_store import FileStore
 from blocks.platform import Platform, load_platform
 from blocks.postgres import database_name
 from blocks.records import Records

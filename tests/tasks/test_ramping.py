@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from blocks.file_store import FileStore
 from blocks.flag_metrics import Arms, FlagReading
 from blocks.flags import FileFlags
 from blocks.journal import Journal
-from blocks.object_store import FileStore
 from domain.application import Strategy
 from domain.errors import Failed, NeedsPerson, UsageError
 from domain.flags import Definition, parse

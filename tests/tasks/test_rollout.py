@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from blocks import journal as journals
+from blocks.file_store import FileStore
 from blocks.journal import Journal
-from blocks.object_store import FileStore
 from blocks.records import Records
 from domain.application import Application, Strategy, parse
 from domain.artifact import Artifact, ServiceBundle, digest_of
