@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from prefect.blocks.core import Block
+from prefect.blocks.fields import SecretDict
 from pydantic import Field, SecretStr
 
+from blocks.backup_locations import BackupLocation, open_store
 from blocks.bundles import BundleStore
 from blocks.cluster import Cluster
 from blocks.edge import Edge
@@ -23,7 +25,9 @@ from blocks.object_store import ObjectStore
 from blocks.postgres import PostgresServer
 from blocks.redis_server import RedisServer
 from blocks.traefik_edge import TraefikEdge
+from blocks.vault import Vault
 from domain.errors import UsageError
+from domain.recovery import Lineage
 
 
 class Platform(Block):
@@ -47,6 +51,25 @@ class Platform(Block):
     database_url: SecretStr = Field(description="PostgreSQL, as a role that creates databases.")
     redis_url: SecretStr = Field(description="Redis for applications that declare a cache.")
     ui_url: str = Field("", description="Address of the Prefect UI, for links.")
+    backup_locations: list[BackupLocation] = Field(
+        default_factory=list, description="Where recovery points go; the first is made first."
+    )
+    backup_recipients: dict[str, str] = Field(
+        default_factory=dict, description="Public age keys by name; each opens every backup."
+    )
+    backup_keys: SecretDict = Field(
+        default_factory=lambda: SecretDict({}),
+        description="Private age keys by the same names; none for a key that is kept offline.",
+    )
+    backup_credentials: SecretDict = Field(
+        default_factory=lambda: SecretDict({}),
+        description="By location: access_key and secret_key (S3), or the JSON of a service "
+        "account (GCS); without, the machine's own.",
+    )
+    backup_bytes_per_second: int = Field(0, description="Limit of all uploads together; 0: none.")
+    restore_url: SecretStr = Field(
+        SecretStr(""), description="PostgreSQL that `slipway restore` makes databases in."
+    )
 
     @cached_property
     def cluster(self) -> Cluster:
@@ -78,6 +101,24 @@ class Platform(Block):
     @property
     def database(self) -> PostgresServer:
         return PostgresServer(self.database_url.get_secret_value())
+
+    def vaults(self, lineage: Lineage) -> tuple[Vault, ...]:
+        """One line of recovery points at every location.
+
+        Raises:
+            UsageError: SLP145, the platform names no location.
+        """
+        if not self.backup_locations:
+            raise UsageError(
+                "SLP145",
+                "the platform names no location for backups",
+                help="add some to its block: at least one outside of the cloud it runs in",
+            )
+        secrets = self.backup_credentials.get_secret_value()
+        return tuple(
+            Vault(where.name, open_store(where, secrets.get(where.name)), lineage)
+            for where in self.backup_locations
+        )
 
     @property
     def redis(self) -> RedisServer:

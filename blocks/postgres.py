@@ -87,6 +87,10 @@ class PostgresServer:
         login = f"{quote(database)}:{quote(self._password(database))}"
         return urlunsplit(("postgresql", f"{login}@{host}{port}", f"/{database}", "", ""))
 
+    def admin_url(self, database: str) -> str:
+        """``database`` as the role that may read all of it, for whoever saves it."""
+        return urlunsplit(self._url._replace(path=f"/{quote(database)}"))
+
     def _ensure_role(self, connection: psycopg.Connection, name: str) -> None:
         row = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name]).fetchone()
         verb = "ALTER" if row else "CREATE"

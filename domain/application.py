@@ -183,6 +183,35 @@ class FeatureFlags(_Model):
                 yield ("flags", "carry", name), problem
 
 
+class Backups(_Model):
+    """What is saved every night, for how long, and what counts as proved."""
+
+    retention: PositiveDuration = Field(
+        parse_duration("30d"), description="Any of these days can be brought back."
+    )
+    grace: Duration = Field(
+        parse_duration("3d"), description="How long what has expired can still be brought back."
+    )
+    keep_proved: int = Field(
+        3, ge=1, description="Proved copies that no expiry takes from a location."
+    )
+    weekly: int = Field(0, ge=0, description="Newest points of that many weeks kept besides.")
+    monthly: int = Field(0, ge=0, description="Newest points of that many months kept besides.")
+    stale_after: PositiveDuration = Field(
+        parse_duration("26h"), description="Alarm when nothing newer than this is proved."
+    )
+    probe: str | None = Field(
+        None,
+        description="Run in the live bundle against a restored copy (DATABASE_URL); ends with 0 "
+        "when the application can work with it.",
+    )
+    service: Name | None = Field(None, description="Whose bundle runs it; the first by default.")
+    objects: tuple[str, ...] = Field(
+        (),
+        description="Object storage to save: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, file:///DIR.",
+    )
+
+
 class CanaryStep(_Model):
     """One share of users' requests, and the evidence that it needs before the next one."""
 
@@ -295,6 +324,7 @@ class Application(_Model):
     scan: ScanPolicy = ScanPolicy()
     observe: Observe = Observe()
     flags: FeatureFlags | None = Field(None, description="Given to services as FLAGD_*.")
+    backups: Backups = Backups()
     environments: Mapping[Name, Environment] = Field(
         default_factory=lambda: {"staging": Environment(), "production": Environment()},
         min_length=1,
