@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -108,6 +108,12 @@ class Sample:
         texts = [row + b"\n" for row in self.rows[entry.number]] + [_END_MARK + b"\n\n\n"]
         chunks = [_integer(len(text)) + text for text in texts]
         return b"".join([bytes([_TABLE]), _integer(entry.number), *chunks, _integer(0)])
+
+
+def with_definition(entry: Entry, definition: str) -> Entry:
+    """The same entry with other SQL."""
+    raw = entry.raw.replace(_text(entry.definition), _text(definition), 1)
+    return replace(entry, definition=definition, raw=raw)
 
 
 class ArchiveReader:
@@ -447,11 +453,19 @@ class ArchiveReader:
                 kind: {name: f"{value % _MODULUS:032x}" for name, value in names.items()}
                 for kind, names in definitions.items()
             },
+            encoding=self._encoding(),
             large_objects=LargeObjects(
                 count=self._objects, digest=f"{self._objects_sum % _MODULUS:032x}"
             ),
             roles=tuple(sorted({entry.owner for entry in self._entries if entry.owner})),
         )
+
+    def _encoding(self) -> str:
+        for entry in self._entries:
+            found = re.search(r"client_encoding = '(\w+)'", entry.definition)
+            if entry.kind == "ENCODING" and found:
+                return found[1]
+        raise _broken("it does not say in which encoding its text is")
 
 
 @dataclass

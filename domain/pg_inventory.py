@@ -63,6 +63,7 @@ class Inventory(_Model):
         archive_version: of the format, such as ``1.16``.
         server_version: of the server that was dumped, as its archive says.
         dump_version: of the pg_dump that did it.
+        encoding: of the database, and so of the text that was hashed.
         extensions: by name; the version is None where only the archive was asked.
         definitions: kind (``INDEX``, ``FUNCTION``, ...) -> name -> digest of its SQL text.
         roles: owners that the archive names; a restore that keeps owners needs them.
@@ -71,12 +72,21 @@ class Inventory(_Model):
     archive_version: str
     server_version: str
     dump_version: str
+    encoding: str
     tables: Mapping[str, TableData] = {}
     sequences: Mapping[str, SequenceValue] = {}
     extensions: Mapping[str, str | None] = {}
     definitions: Mapping[str, Mapping[str, Digest]] = {}
     large_objects: LargeObjects = LargeObjects()
     roles: tuple[str, ...] = ()
+
+    @property
+    def server_major(self) -> int:
+        return int(_major(self.server_version) or 0)
+
+    @property
+    def dump_major(self) -> int:
+        return int(_major(self.dump_version) or 0)
 
     @property
     def rows(self) -> int:
@@ -194,9 +204,10 @@ def _sequences(
 
 
 def _definitions(expected: Inventory, found: Inventory, privileges: bool) -> Iterator[Difference]:
-    same_writer = _major(expected.server_version) == _major(found.server_version) and _major(
-        expected.dump_version
-    ) == _major(found.dump_version)
+    same_writer = (expected.server_major, expected.dump_major) == (
+        found.server_major,
+        found.dump_major,
+    )
     for kind in sorted(expected.definitions.keys() | found.definitions.keys()):
         if kind in PRIVILEGES and not privileges:
             continue
@@ -230,7 +241,7 @@ def _spoken(kind: str) -> str:
 
 def _major(version: str) -> str:
     found = re.match(r"\d+", version)
-    return found[0] if found else version
+    return found[0] if found else ""
 
 
 def sql_name(*parts: str | None) -> str:
