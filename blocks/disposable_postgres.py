@@ -158,9 +158,7 @@ class DisposableServer:
         if encoding == "UTF8" and int(self.version.split(".")[0]) >= 17:
             words += " LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'"
         with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(
-                sql.SQL(words).format(sql.Identifier(name), sql.Literal(encoding))
-            )
+            connection.execute(sql.SQL(words).format(sql.Identifier(name), sql.Literal(encoding)))
         return self.url_of(name)
 
     def drop(self, name: str) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -34,6 +34,7 @@ from domain.pg_inventory import (
     LargeObjects,
     SequenceValue,
     TableData,
+    major_version,
     sql_name,
 )
 
@@ -100,9 +101,15 @@ class Sample:
     entries: tuple[Entry, ...]
     rows: dict[int, tuple[bytes, ...]]
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, *, blocks: int | None = None) -> bytes:
+        """As pg_dump would have written it.
+
+        Args:
+            blocks: end after so many blocks of data; a negative number leaves out the last ones.
+        """
         toc = [self.head, _integer(len(self.entries)), *(entry.raw for entry in self.entries)]
-        return b"".join([*toc, *(self._block(e) for e in self.entries if e.has_data)])
+        data = [self._block(entry) for entry in self.entries if entry.has_data]
+        return b"".join([*toc, *data[:blocks]])
 
     def _block(self, entry: Entry) -> bytes:
         texts = [row + b"\n" for row in self.rows[entry.number]] + [_END_MARK + b"\n\n\n"]
@@ -203,6 +210,11 @@ class ArchiveReader:
             if entry.kind not in left_out and not entry.tag.startswith("LARGE OBJECT")
         )
         return Sample(self._head, entries, self._sampled)
+
+    @property
+    def dump_major(self) -> int:
+        """Major version of the pg_dump that wrote it; 0 before the header was read."""
+        return major_version(self._dump)
 
     # Bytes
 
@@ -438,7 +450,7 @@ class ArchiveReader:
                 sequences[entry.name] = SequenceValue(
                     value=int(found[1]), is_called=found[2] == "true"
                 )
-            elif entry.kind not in _NOT_DEFINITIONS:
+            elif entry.kind not in _NOT_DEFINITIONS and not _is_of_database(entry):
                 # A sum, since operators of one name share their tag.
                 text = entry.definition.encode("utf-8", "surrogateescape")
                 definitions[entry.kind][entry.name] += xxhash.xxh3_128_intdigest(text)
@@ -535,6 +547,23 @@ class _Rows:
                 break
             self.sample_bytes -= len(row)
             self.first.append(row)
+
+
+def _is_of_database(entry: Entry) -> bool:
+    """Grants and comments of the database itself, which no restore into another one makes."""
+    return entry.tag.startswith("DATABASE ") and entry.namespace is None
+
+
+def digest_of_rows(lines: Iterable[bytes], columns: str) -> TableData:
+    """The digest of a table from its COPY text.
+
+    Args:
+        lines: pieces of it, which may end in the middle of a row.
+    """
+    rows = _Rows(0, 0)
+    for line in lines:
+        rows.add(line)
+    return TableData(rows=rows.count, digest=f"{rows.sum % _MODULUS:032x}", columns=columns)
 
 
 def _columns(copy: str) -> str:

@@ -44,6 +44,12 @@ def damaged(sample: Sample) -> tuple[Twin, ...]:
     return (
         Twin("empty file", b"", frozenset({BROKEN}), at_restore=False),
         Twin("truncated", whole[: len(whole) * 3 // 5], frozenset({BROKEN}), at_restore=False),
+        Twin(
+            "without its last table",
+            sample.to_bytes(blocks=-1),
+            frozenset({BROKEN}),
+            at_restore=False,
+        ),
         _twin("flipped byte", sample, _flipped, DifferenceKind.CONTENT, NOT_RESTORED),
         _twin("older data", sample, _older, DifferenceKind.ROWS),
         _twin("no rows", sample, _emptied, DifferenceKind.ROWS),
@@ -92,8 +98,12 @@ def _without_table(sample: Sample) -> Sample | str:
     choices = [_needing(sample, entry) for entry in sample.entries if entry.kind == "TABLE DATA"]
     if not choices:
         return "no table has data"
-    gone = min(choices, key=len)
+    gone = min(choices, key=lambda numbers: (not _has_rows(sample, numbers), len(numbers)))
     return replace(sample, entries=tuple(e for e in sample.entries if e.number not in gone))
+
+
+def _has_rows(sample: Sample, numbers: frozenset[int]) -> bool:
+    return any(sample.rows.get(number) for number in numbers)
 
 
 def _needing(sample: Sample, data: Entry) -> frozenset[int]:

@@ -82,11 +82,11 @@ class Inventory(_Model):
 
     @property
     def server_major(self) -> int:
-        return int(_major(self.server_version) or 0)
+        return major_version(self.server_version)
 
     @property
     def dump_major(self) -> int:
-        return int(_major(self.dump_version) or 0)
+        return major_version(self.dump_version)
 
     @property
     def rows(self) -> int:
@@ -131,6 +131,18 @@ def difference(
         privileges: whether grants were restored, so that they must be there again.
     """
     return tuple(_differences(expected, found, privileges))
+
+
+def archive_differences(expected: Inventory, found: Inventory) -> tuple[Difference, ...]:
+    """The same between what was recorded of an archive and what is read of it later.
+
+    An archive without a table is what an empty database gives, and is no mistake here.
+    """
+    return tuple(
+        one
+        for one in _differences(expected, found, True)
+        if one.kind is not DifferenceKind.NOTHING_COMPARED
+    )
 
 
 def _differences(expected: Inventory, found: Inventory, privileges: bool) -> Iterator[Difference]:
@@ -239,9 +251,10 @@ def _spoken(kind: str) -> str:
     return kind if kind in PRIVILEGES else kind.lower()
 
 
-def _major(version: str) -> str:
+def major_version(version: str) -> int:
+    """``15.18 (Debian)`` -> 15; 0 for what begins with no number."""
     found = re.match(r"\d+", version)
-    return found[0] if found else ""
+    return int(found[0]) if found else 0
 
 
 def sql_name(*parts: str | None) -> str:
@@ -253,6 +266,15 @@ def _identifier(name: str) -> str:
     if re.fullmatch(r"[a-z_][a-z0-9_$]*", name):
         return name
     return '"' + name.replace('"', '""') + '"'
+
+
+def same_columns(one: str, other: str) -> bool:
+    """Whether two column lists name the same columns, in whatever order."""
+    return _column_names(one) == _column_names(other)
+
+
+def _column_names(columns: str) -> list[str]:
+    return sorted(re.findall(r'"(?:[^"]|"")*"|[^\s,()"]+', columns))
 
 
 def told(differences: Iterable[Difference], most: int = 5) -> str:
