@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -34,6 +34,7 @@ from domain.pg_inventory import (
     LargeObjects,
     SequenceValue,
     TableData,
+    major_version,
     sql_name,
 )
 
@@ -100,14 +101,26 @@ class Sample:
     entries: tuple[Entry, ...]
     rows: dict[int, tuple[bytes, ...]]
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, *, blocks: int | None = None) -> bytes:
+        """As pg_dump would have written it.
+
+        Args:
+            blocks: end after so many blocks of data; a negative number leaves out the last ones.
+        """
         toc = [self.head, _integer(len(self.entries)), *(entry.raw for entry in self.entries)]
-        return b"".join([*toc, *(self._block(e) for e in self.entries if e.has_data)])
+        data = [self._block(entry) for entry in self.entries if entry.has_data]
+        return b"".join([*toc, *data[:blocks]])
 
     def _block(self, entry: Entry) -> bytes:
         texts = [row + b"\n" for row in self.rows[entry.number]] + [_END_MARK + b"\n\n\n"]
         chunks = [_integer(len(text)) + text for text in texts]
         return b"".join([bytes([_TABLE]), _integer(entry.number), *chunks, _integer(0)])
+
+
+def with_definition(entry: Entry, definition: str) -> Entry:
+    """The same entry with other SQL."""
+    raw = entry.raw.replace(_text(entry.definition), _text(definition), 1)
+    return replace(entry, definition=definition, raw=raw)
 
 
 class ArchiveReader:
@@ -197,6 +210,11 @@ class ArchiveReader:
             if entry.kind not in left_out and not entry.tag.startswith("LARGE OBJECT")
         )
         return Sample(self._head, entries, self._sampled)
+
+    @property
+    def dump_major(self) -> int:
+        """Major version of the pg_dump that wrote it; 0 before the header was read."""
+        return major_version(self._dump)
 
     # Bytes
 
@@ -432,7 +450,7 @@ class ArchiveReader:
                 sequences[entry.name] = SequenceValue(
                     value=int(found[1]), is_called=found[2] == "true"
                 )
-            elif entry.kind not in _NOT_DEFINITIONS:
+            elif entry.kind not in _NOT_DEFINITIONS and not _is_of_database(entry):
                 # A sum, since operators of one name share their tag.
                 text = entry.definition.encode("utf-8", "surrogateescape")
                 definitions[entry.kind][entry.name] += xxhash.xxh3_128_intdigest(text)
@@ -447,11 +465,19 @@ class ArchiveReader:
                 kind: {name: f"{value % _MODULUS:032x}" for name, value in names.items()}
                 for kind, names in definitions.items()
             },
+            encoding=self._encoding(),
             large_objects=LargeObjects(
                 count=self._objects, digest=f"{self._objects_sum % _MODULUS:032x}"
             ),
             roles=tuple(sorted({entry.owner for entry in self._entries if entry.owner})),
         )
+
+    def _encoding(self) -> str:
+        for entry in self._entries:
+            found = re.search(r"client_encoding = '(\w+)'", entry.definition)
+            if entry.kind == "ENCODING" and found:
+                return found[1]
+        raise _broken("it does not say in which encoding its text is")
 
 
 @dataclass
@@ -521,6 +547,23 @@ class _Rows:
                 break
             self.sample_bytes -= len(row)
             self.first.append(row)
+
+
+def _is_of_database(entry: Entry) -> bool:
+    """Grants and comments of the database itself, which no restore into another one makes."""
+    return entry.tag.startswith("DATABASE ") and entry.namespace is None
+
+
+def digest_of_rows(lines: Iterable[bytes], columns: str) -> TableData:
+    """The digest of a table from its COPY text.
+
+    Args:
+        lines: pieces of it, which may end in the middle of a row.
+    """
+    rows = _Rows(0, 0)
+    for line in lines:
+        rows.add(line)
+    return TableData(rows=rows.count, digest=f"{rows.sum % _MODULUS:032x}", columns=columns)
 
 
 def _columns(copy: str) -> str:

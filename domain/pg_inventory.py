@@ -63,6 +63,7 @@ class Inventory(_Model):
         archive_version: of the format, such as ``1.16``.
         server_version: of the server that was dumped, as its archive says.
         dump_version: of the pg_dump that did it.
+        encoding: of the database, and so of the text that was hashed.
         extensions: by name; the version is None where only the archive was asked.
         definitions: kind (``INDEX``, ``FUNCTION``, ...) -> name -> digest of its SQL text.
         roles: owners that the archive names; a restore that keeps owners needs them.
@@ -71,12 +72,21 @@ class Inventory(_Model):
     archive_version: str
     server_version: str
     dump_version: str
+    encoding: str
     tables: Mapping[str, TableData] = {}
     sequences: Mapping[str, SequenceValue] = {}
     extensions: Mapping[str, str | None] = {}
     definitions: Mapping[str, Mapping[str, Digest]] = {}
     large_objects: LargeObjects = LargeObjects()
     roles: tuple[str, ...] = ()
+
+    @property
+    def server_major(self) -> int:
+        return major_version(self.server_version)
+
+    @property
+    def dump_major(self) -> int:
+        return major_version(self.dump_version)
 
     @property
     def rows(self) -> int:
@@ -121,6 +131,18 @@ def difference(
         privileges: whether grants were restored, so that they must be there again.
     """
     return tuple(_differences(expected, found, privileges))
+
+
+def archive_differences(expected: Inventory, found: Inventory) -> tuple[Difference, ...]:
+    """The same between what was recorded of an archive and what is read of it later.
+
+    An archive without a table is what an empty database gives, and is no mistake here.
+    """
+    return tuple(
+        one
+        for one in _differences(expected, found, True)
+        if one.kind is not DifferenceKind.NOTHING_COMPARED
+    )
 
 
 def _differences(expected: Inventory, found: Inventory, privileges: bool) -> Iterator[Difference]:
@@ -194,9 +216,10 @@ def _sequences(
 
 
 def _definitions(expected: Inventory, found: Inventory, privileges: bool) -> Iterator[Difference]:
-    same_writer = _major(expected.server_version) == _major(found.server_version) and _major(
-        expected.dump_version
-    ) == _major(found.dump_version)
+    same_writer = (expected.server_major, expected.dump_major) == (
+        found.server_major,
+        found.dump_major,
+    )
     for kind in sorted(expected.definitions.keys() | found.definitions.keys()):
         if kind in PRIVILEGES and not privileges:
             continue
@@ -228,9 +251,10 @@ def _spoken(kind: str) -> str:
     return kind if kind in PRIVILEGES else kind.lower()
 
 
-def _major(version: str) -> str:
+def major_version(version: str) -> int:
+    """``15.18 (Debian)`` -> 15; 0 for what begins with no number."""
     found = re.match(r"\d+", version)
-    return found[0] if found else version
+    return int(found[0]) if found else 0
 
 
 def sql_name(*parts: str | None) -> str:
@@ -242,6 +266,15 @@ def _identifier(name: str) -> str:
     if re.fullmatch(r"[a-z_][a-z0-9_$]*", name):
         return name
     return '"' + name.replace('"', '""') + '"'
+
+
+def same_columns(one: str, other: str) -> bool:
+    """Whether two column lists name the same columns, in whatever order."""
+    return _column_names(one) == _column_names(other)
+
+
+def _column_names(columns: str) -> list[str]:
+    return sorted(re.findall(r'"(?:[^"]|"")*"|[^\s,()"]+', columns))
 
 
 def told(differences: Iterable[Difference], most: int = 5) -> str:
