@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from blocks.object_store import AlreadyExists, ObjectStore
+from domain.backup_report import BackupReport
 from domain.errors import Failed, NeedsPerson
 from domain.release import BuildRecord, Report, record_digest
 
@@ -48,6 +49,13 @@ class Records:
     def report(self, run: str) -> Report | None:
         content = self._store.read(f"reports/{run}.json")
         return Report.model_validate_json(content) if content else None
+
+    def keep_backup_report(self, report: BackupReport) -> None:
+        self._store.replace(f"reports/backups/{report.run}.json", report.model_dump_json().encode())
+
+    def backup_report(self, run: str) -> BackupReport | None:
+        content = self._store.read(f"reports/backups/{run}.json")
+        return BackupReport.model_validate_json(content) if content else None
 
     def keep_evidence(self, document: Mapping[str, Any]) -> str:
         """Store what a verdict was made from; returns its digest, which the journal keeps."""

@@ -95,3 +95,12 @@ Share = Annotated[
     PlainSerializer(lambda share: f"{share}%", return_type=str),
     WithJsonSchema({"type": "string", "pattern": PERCENT_PATTERN, "examples": ["5%"]}),
 ]
+
+
+def format_bytes(count: float) -> str:
+    """``1_500_000`` -> ``1.5 MB``; decimal units, as stores bill them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -216,7 +216,7 @@ def told(telling: Telling) -> Iterator[Telling]:
         raise
     except BaseException as error:
         # Cancelled or broken: the cause is told by whoever catches it; the report still exists.
-        _end(telling, _interrupted(error))
+        _end(telling, interrupted(error))
         raise
     else:
         _end(telling, None)
@@ -258,7 +258,7 @@ def _alert(telling: Telling, error: SlipwayError) -> None:
     sentry.report(error, about, crumbs=crumbs)
 
 
-def _interrupted(error: BaseException) -> SlipwayError:
+def interrupted(error: BaseException) -> SlipwayError:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Failed(
             "SLP015",
