@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import IO
 
+import pyrage
 from pydantic import ValidationError
 
 from blocks.object_store import AlreadyExists, Content, ObjectStore, Stat
-from blocks.sealing import UNLIMITED, Pace, Progress, damaged
+from blocks.sealing import UNLIMITED, Pace, Progress, damaged, unsealed
 from domain.errors import Failed, UsageError
 from domain.recovery import (
     Claim,
@@ -155,6 +157,23 @@ class Vault:
                 yield Checked(content, part, self._where(part.key))
         except KeyError:
             raise damaged(self._where(part.key), "an object that it needs is missing") from None
+
+    @contextmanager
+    def plain(
+        self, member: Member, identities: Sequence[pyrage.x25519.Identity]
+    ) -> Iterator[IO[bytes]]:
+        """What was saved, decrypted and decompressed.
+
+        Raises:
+            Failed: SLP142, SLP143; at the latest when all was read.
+        """
+        assert member.part is not None
+        where = self._where(member.part.key)
+        with (
+            self.open(member.part) as content,
+            unsealed(content, identities, where, plain_bytes=member.plain_bytes) as plain,
+        ):
+            yield plain
 
     def _copy(self, point: str, keys: list[str], listed: Mapping[str, Stat]) -> Copy:
         lineage = self.lineage

@@ -589,6 +589,70 @@ def flag_kill(
     return flagging.start(_home(), _console(context), asked, detach=detach)
 
 
+# --- backups --------------------------------------------------------------------------------
+
+
+@command(app, "backup")
+def backup(
+    context: typer.Context,
+    application: Application,
+    environment: Environment,
+    detach: Detach = False,
+) -> int:
+    """Save what an application keeps, copy it everywhere, prove each copy by restoring it.
+
+    Exits 0 only when every location has a copy that is proved.
+
+    Examples:
+        slipway backup diet-game -e production
+    """
+    from deployments import backing, releasing
+
+    given = {"actor": releasing.who()}
+    return backing.start(
+        _home(), _console(context), "backup", application, environment, given, detach=detach
+    )
+
+
+@command(app, "backups")
+def backups(context: typer.Context, application: Application, environment: Environment) -> int:
+    """List recovery points, where each of them is, and how far each copy is proved.
+
+    Exits 1 when a location cannot be listed or has nothing that is proved.
+
+    Examples:
+        slipway backups diet-game -e production
+        slipway backups diet-game -e production --json
+    """
+    from deployments import backing
+
+    return backing.listing(_home(), _console(context), application, environment)
+
+
+@command(app, "verify")
+def verify_backup(
+    context: typer.Context,
+    application: Application,
+    environment: Environment,
+    point: Annotated[
+        str, typer.Option("--point", metavar="ID", help="A number, newest, or random.")
+    ] = "newest",
+    detach: Detach = False,
+) -> int:
+    """Prove a recovery point: restore it from every location into a disposable server.
+
+    Examples:
+        slipway verify diet-game -e production
+        slipway verify diet-game -e production --point random
+    """
+    from deployments import backing
+
+    return backing.start(
+        _home(), _console(context), "prove", application, environment, {"point": point},
+        detach=detach,
+    )  # fmt: skip
+
+
 # --- the files and the words ----------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from deployments.manifest import FILE_NAME, Deployment, Manifest, read
 from domain.errors import Failed, SlipwayError
 from sandbox import control
 from sandbox.home import Home
+from sandbox.keys import OFFLINE, ensure
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -43,7 +44,12 @@ _APPLICATION = (
 )
 
 
-async def register(manifest: Manifest, addresses: Mapping[str, str], root: Path) -> list[str]:
+async def register(
+    manifest: Manifest,
+    addresses: Mapping[str, str],
+    root: Path,
+    keys: Mapping[str, tuple[str, str]],
+) -> list[str]:
     """Bring the server to what the manifest says; returns the ids of the deployments.
 
     Raises:
@@ -54,7 +60,7 @@ async def register(manifest: Manifest, addresses: Mapping[str, str], root: Path)
     flows: list[tuple[Deployment, Flow[..., Any]]] = [
         (entry, load(entry)) for entry in manifest.deployments
     ]
-    await save_platform(addresses)
+    await save_platform(addresses, keys)
     await offer_blocks()
     async with get_client() as client:
         for pool in sorted({entry.work_pool.name for entry in manifest.deployments}):
@@ -84,8 +90,12 @@ def load(entry: Deployment) -> Flow[..., Any]:
     return flow
 
 
-async def save_platform(addresses: Mapping[str, str]) -> None:
-    """The block that flows load by name; the only place where they learn an address."""
+async def save_platform(addresses: Mapping[str, str], keys: Mapping[str, tuple[str, str]]) -> None:
+    """The block that flows load by name; the only place where they learn an address.
+
+    Args:
+        keys: public and private age keys by name; the offline one's private part stays here.
+    """
     from blocks.platform import Platform
 
     platform = Platform(
@@ -101,8 +111,21 @@ async def save_platform(addresses: Mapping[str, str]) -> None:
         database_url=addresses["database_aws_url"],
         redis_url=addresses["redis_url"],
         ui_url=addresses["prefect_ui"],
+        restore_url=addresses["database_gcp_url"],
+        backup_locations=backup_locations(addresses),
+        backup_recipients={name: public for name, (public, _) in keys.items()},
+        backup_keys={name: key for name, (_, key) in keys.items() if name not in OFFLINE},
     )
     await platform.save(PLATFORM, overwrite=True)
+
+
+def backup_locations(addresses: Mapping[str, str]) -> list[dict[str, str]]:
+    """Where the sandbox keeps recovery points: two regions of "aws", and "gcp"."""
+    folder = Path(addresses["store"]).parent / "backups"
+    return [
+        {"name": name, "kind": "file", "bucket": str(folder / name)}
+        for name in ("aws", "aws-second-region", "gcp")
+    ]
 
 
 async def offer_blocks() -> None:
@@ -258,7 +281,7 @@ def _act(home: Home) -> list[str]:
     }
     os.chdir(home.project)
     manifest = read(home.project / FILE_NAME)
-    return asyncio.run(register(manifest, status.addresses, home.project))
+    return asyncio.run(register(manifest, status.addresses, home.project, ensure(home)))
 
 
 def main() -> int:

@@ -16,11 +16,12 @@ from blocks.application_file import read_flags
 from blocks.file_store import FileStore
 from blocks.journal import Journal
 from blocks.records import Records
-from deployments import registration
+from deployments import accounts, registration
 from deployments.console import Console, nearest, table
 from deployments.follow import first_line, follow
 from deployments.runs import PrefectServer, Run
 from domain.application import FILE_NAME, Application, Strategy, parse
+from domain.backup_report import BackupReport
 from domain.contract import check_way_back
 from domain.errors import (
     CATALOGUE,
@@ -64,6 +65,9 @@ class Place:
 
     def report(self, run: str) -> Report | None:
         return Records(FileStore(self.store)).report(run)
+
+    def backup_report(self, run: str) -> BackupReport | None:
+        return Records(FileStore(self.store)).backup_report(run)
 
 
 @dataclass(frozen=True)
@@ -353,6 +357,8 @@ def _watch(run: str) -> list[str]:
 
 def conclude(place: Place, run: Run, console: Console) -> int:
     """Print the report of an ended run; returns the exit code that it stands for."""
+    if (saved := place.backup_report(run.id)) is not None:
+        return accounts.conclude(saved, error_of(saved.error), place.url(run.id), console)
     report = place.report(run.id)
     if report is None:
         return _without_report(place, run, console)

@@ -689,5 +689,49 @@ CATALOGUE: dict[str, Page] = {
             "Its bytes, its parts or its manifest are not what was written.",
             "Restore from another copy (`slipway backups APP`), and keep this one as evidence.",
         ),
+        Page(
+            "SLP144",
+            "no such recovery point",
+            2,
+            "The location has no recovery point of that number.",
+            "See `slipway backups APP` for the points and where each of them is.",
+        ),
+        Page(
+            "SLP145",
+            "the platform has no place for backups",
+            2,
+            "Its block names no location, so nothing can be saved, proved or restored.",
+            "Add locations to the Slipway Platform block, at least one outside of its own cloud.",
+        ),
+        Page(
+            "SLP146",
+            "the clocks do not agree",
+            1,
+            "This machine's clock and that of the object store are more than five minutes apart. "
+            "Points of a wrong time would displace the right ones.",
+            "Set the clock that is wrong, then run it again.",
+        ),
+        Page(
+            "SLP147",
+            "there is nothing to save",
+            2,
+            "The application declares no database, no cache and no object storage.",
+            "Declare what it keeps in application.yaml.",
+        ),
+        Page(
+            "SLP148",
+            "there is no database in the point",
+            1,
+            "A point without a database can be opened and compared, but not restored into one.",
+            "Nothing, where the application has none.",
+        ),
+        Page(
+            "SLP149",
+            "no copy that can be restored",
+            1,
+            "No location has a complete copy of the point that was asked for, or none of its "
+            "copies is proved.",
+            "See `slipway backups APP`; `slipway verify APP --point ID` proves one.",
+        ),
     )
 }

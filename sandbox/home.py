@@ -111,6 +111,15 @@ class Home:
         return self.root / "flags"
 
     @property
+    def keys(self) -> Path:
+        """The age keys of the backups."""
+        return self.root / "keys"
+
+    @property
+    def backups(self) -> Path:
+        return self.root / "backups"
+
+    @property
     def bundles(self) -> Path:
         return self.root / "bundles"
 

@@ -1,0 +1,53 @@
+"""Backup: one recovery point is saved, copied everywhere, and proved by restoring it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from blocks.platform import load_platform
+from domain.backup_report import BackupOutcome, verdict_on
+from domain.recovery import Member
+from tasks.accounts import Account, accounted
+from tasks.alerts import ALERTS
+from tasks.naming import run_name
+from tasks.proving import needed_rung, prove_copy
+from tasks.saving import begin_point, commit_point, copy_point, save_member, sources, try_keys
+
+
+@flow(name="backup", flow_run_name=run_name, timeout_seconds=6 * 3600,
+      on_failure=ALERTS, on_crashed=ALERTS)  # fmt: skip
+def backup(
+    environment: str, application: str, actor: str = "", platform: str = "sandbox"
+) -> State[Any]:
+    """Save what an application keeps, copy it to every location, prove each copy.
+
+    A location that fails keeps neither the others from their copy nor itself out of the report.
+
+    Args:
+        environment: Whose data to save.
+        application: Name of the application.
+        actor: Who asked for it.
+        platform: Slipway Platform block it runs on.
+    """
+    target = load_platform(platform)
+    with accounted(Account(target, application, environment, "backup")) as account:
+        account.keys = try_keys(target)
+        saving = begin_point(target, application, environment, actor)
+        account.point = saving.point
+        for source in sources(target, saving):
+            found = source if isinstance(source, Member) else save_member(target, saving, source)
+            account.members.append(found)
+        manifest = commit_point(saving, account.members, actor)
+        account.data_time = manifest.data_time
+        account.skew_seconds = manifest.skew.total_seconds()
+        needed = needed_rung(saving.record.application.backups)
+        for vault in saving.vaults:
+            red = None if vault is saving.primary else copy_point(saving, vault, manifest)
+            account.copies.append(red or prove_copy(target, vault, saving.point, needed))
+        verdict, account.reason = verdict_on(account.copies, account.keys)
+        proved = verdict.advances
+        account.outcome = BackupOutcome.PROVED if proved else BackupOutcome.UNPROVED
+    return account.state()
