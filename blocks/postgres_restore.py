@@ -495,9 +495,9 @@ def _setting_name(key: str) -> sql.Composable:
 
 def _exchange(connection: psycopg.Connection, name: str, fresh: str) -> str:
     """Both names change in one transaction, so that there is always one database of the name."""
-    row = connection.execute("SELECT to_char(clock_timestamp(), 'YYYYMMDDHH24MISS')").fetchone()
+    row = connection.execute("SELECT to_char(clock_timestamp(), 'YYYYMMDDHH24MISSMS')").fetchone()
     assert row is not None
-    kept = f"{name[:36]}__replaced_{row[0]}"
+    kept = f"{name[:34]}__replaced_{row[0]}"
     old, new, aside = map(sql.Identifier, (name, fresh, kept))
     connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(old))
     try:
