@@ -30,6 +30,7 @@ from blocks.postgres_programs import (
     find,
     last_words,
     server_version,
+    telling_line,
 )
 from domain.errors import Failed, UsageError
 from domain.pg_archive import ArchiveReader
@@ -337,10 +338,9 @@ def _await(process: subprocess.Popen[bytes], errors: IO[bytes], login: Login) ->
     if code == 0:
         return
     said = last_words(errors, login, lines=12)
-    line = next((text for text in said.splitlines() if "ERROR" in text or "error:" in text), said)
     raise Failed(
         "SLP124",
-        f"the restore into {login.place} ended with {code}: {line.strip() or 'it said nothing'}",
+        f"the restore into {login.place} ended with {code}: {telling_line(said)}",
         help="correct what it names and restore again into an empty database",
         detail=said,
     )
