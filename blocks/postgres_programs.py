@@ -98,7 +98,7 @@ class Login:
 
     @contextmanager
     def connect(self) -> Iterator[psycopg.Connection]:
-        """A connection in autocommit, in which times can be read whatever the database is set to.
+        """A connection in autocommit, whose times and texts can be read in any database.
 
         Raises:
             Unauthorised: SLP129, the login is refused.
@@ -106,7 +106,9 @@ class Login:
         """
         try:
             connection = psycopg.connect(self.url, autocommit=True, connect_timeout=10)
-            connection.execute("SET datestyle = 'ISO'; SET timezone = 'UTC'")
+            connection.execute(
+                "SET datestyle = 'ISO'; SET timezone = 'UTC'; SET client_encoding = 'UTF8'"
+            )
         except psycopg.Error as error:
             raise self.refused(error) from error
         with contextlib.closing(connection):

@@ -36,6 +36,7 @@ from domain.pg_inventory import (
     SequenceValue,
     TableData,
     major_version,
+    readable,
     sql_name,
 )
 
@@ -466,7 +467,7 @@ class ArchiveReader:
             dump_version=self._dump,
             tables=self._tables,
             sequences=sequences,
-            extensions={e.tag: None for e in self._entries if e.kind == "EXTENSION"},
+            extensions={readable(e.tag): None for e in self._entries if e.kind == "EXTENSION"},
             definitions={
                 kind: {name: f"{value % _MODULUS:032x}" for name, value in names.items()}
                 for kind, names in definitions.items()
@@ -475,7 +476,7 @@ class ArchiveReader:
             large_objects=LargeObjects(
                 count=self._objects, digest=f"{self._objects_sum % _MODULUS:032x}"
             ),
-            roles=tuple(sorted({entry.owner for entry in self._entries if entry.owner})),
+            roles=tuple(sorted({readable(entry.owner) for entry in self._entries if entry.owner})),
         )
 
     def _encoding(self) -> str:
@@ -586,7 +587,7 @@ def _one_line_each(found: list[bytes], newlines: int, lengths: NDArray[np.uint32
 def _columns(copy: str) -> str:
     """``COPY shop.person (id, name) FROM stdin;`` -> ``(id, name)``."""
     found = re.search(r"(\(.*\))\s+FROM stdin;\s*$", copy, re.S)
-    return found[1] if found else ""
+    return readable(found[1]) if found else ""
 
 
 def _integer(value: int) -> bytes:

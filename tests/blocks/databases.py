@@ -25,7 +25,7 @@ def new_database(server: DisposableServer, statements: str = "", *, name: str = 
 
 
 def run(url: str, statements: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
+    with psycopg.connect(url, autocommit=True, client_encoding="UTF8") as connection:
         connection.execute(statements.encode())
 
 
