@@ -21,6 +21,7 @@ from blocks.postgres_programs import (
     find,
     last_words,
     server_version,
+    telling_line,
 )
 from domain.errors import Failed
 from domain.pg_archive import ArchiveReader, Sample
@@ -159,10 +160,9 @@ class PostgresStream:
     def _failed(self, code: int) -> Failed:
         said = last_words(self._errors, self._login)
         how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
-        line = said.splitlines()[-1] if said else "it said nothing"
         return Failed(
             "SLP121",
-            f"pg_dump of {self._login.place} {how}: {line}",
+            f"pg_dump of {self._login.place} {how}: {telling_line(said)}",
             help="correct what it names and run the backup again; nothing of this one is kept",
             detail=said,
         )
@@ -234,7 +234,7 @@ class GlobalsStream:
             raise Failed(
                 "SLP126",
                 f"pg_dumpall of {self._login.place} ended with {code} and {self._roles} roles: "
-                f"{said.splitlines()[-1] if said else 'it said nothing'}",
+                f"{telling_line(said)}",
                 help="give the login of the backup the right to read pg_roles",
                 detail=said,
             )

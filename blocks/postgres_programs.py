@@ -97,15 +97,18 @@ class Login:
         return Redactor(secrets_in(self._parts)).text(text)
 
     @contextmanager
-    def connect(self, *, autocommit: bool = True) -> Iterator[psycopg.Connection]:
-        """A connection.
+    def connect(self) -> Iterator[psycopg.Connection]:
+        """A connection in autocommit, whose times and texts can be read in any database.
 
         Raises:
             Unauthorised: SLP129, the login is refused.
             Failed: SLP128, the server or the database is not there.
         """
         try:
-            connection = psycopg.connect(self.url, autocommit=autocommit, connect_timeout=10)
+            connection = psycopg.connect(self.url, autocommit=True, connect_timeout=10)
+            connection.execute(
+                "SET datestyle = 'ISO'; SET timezone = 'UTC'; SET client_encoding = 'UTF8'"
+            )
         except psycopg.Error as error:
             raise self.refused(error) from error
         with contextlib.closing(connection):
@@ -205,6 +208,13 @@ def last_words(file: IO[bytes], login: Login, lines: int = 6) -> str:
     file.seek(max(0, file.tell() - _STDERR_BYTES))
     said = file.read().decode(errors="replace").strip().splitlines()[-lines:]
     return login.without_secrets("\n".join(said))
+
+
+def telling_line(said: str) -> str:
+    """Of a program's last words the one that says what was wrong; hints and queries follow it."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = (line for line in lines if "ERROR:" in line or "error:" in line)
+    return next(errors, lines[-1] if lines else "it said nothing")
 
 
 def end(process: subprocess.Popen[bytes], *, patience_seconds: float = 5) -> None:

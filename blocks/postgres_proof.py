@@ -275,7 +275,7 @@ class _Climb:
     ) -> PostgresProof:
         began = time.monotonic()
         try:
-            found = _in_columns_of(self.expected, _dumped(url), url)
+            found = inventory_of_copy(url, self.expected)
             newest = newest_beat(url)
         except Failed as error:
             return _failed(rungs, Rung.CONTENT_HASHED, time.monotonic() - began, error, notes)
@@ -317,29 +317,29 @@ def _summary(inventory: Inventory) -> str:
     )
 
 
+def inventory_of_copy(url: str, expected: Inventory) -> Inventory:
+    """What a restored copy holds, dumped again by the way of a backup.
+
+    Tables whose columns came back in another order are hashed in that of ``expected``: those that
+    inherit columns get these in the order of a new table, and so another text of the same rows.
+    """
+    found = _dumped(url)
+    tables = dict(found.tables)
+    for name, was in expected.tables.items():
+        now = tables.get(name)
+        if now and now.columns != was.columns and same_columns(now.columns, was.columns):
+            tables[name] = _hashed(url, name, was.columns, expected.encoding)
+    return found.model_copy(update={"tables": tables})
+
+
 def _dumped(url: str) -> Inventory:
-    """The inventory of a database, by the same way as a backup's."""
     with PostgresSource(url).open() as stream:
         while stream.read(PIECE_BYTES):
             pass
         return stream.inventory()
 
 
-def _in_columns_of(expected: Inventory, found: Inventory, url: str) -> Inventory:
-    """Hash tables again whose columns came back in another order.
-
-    Tables that inherit columns get these in the order of a new table, and so another COPY text
-    of the same rows.
-    """
-    tables = dict(found.tables)
-    for name, was in expected.tables.items():
-        now = tables.get(name)
-        if now and now.columns != was.columns and same_columns(now.columns, was.columns):
-            tables[name] = _hashed(url, name, was.columns)
-    return found.model_copy(update={"tables": tables})
-
-
-def _hashed(url: str, name: str, columns: str) -> TableData:
+def _hashed(url: str, name: str, columns: str, encoding: str) -> TableData:
     login = Login(url)
     with login.connect() as connection:
         try:
@@ -349,6 +349,7 @@ def _hashed(url: str, name: str, columns: str) -> TableData:
                 "SET timezone = 'UTC'; SET bytea_output = hex; SET xmlbinary = base64;"
                 "SET search_path = ''"
             )
+            connection.execute("SELECT set_config('client_encoding', %s, false)", [encoding])
             # Both names are as pg_dump quoted them.
             statement = f"COPY {name} {columns} TO STDOUT".encode()
             with connection.cursor().copy(statement) as rows:

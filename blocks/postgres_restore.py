@@ -30,6 +30,7 @@ from blocks.postgres_programs import (
     find,
     last_words,
     server_version,
+    telling_line,
 )
 from domain.errors import Failed, UsageError
 from domain.pg_archive import ArchiveReader
@@ -337,10 +338,9 @@ def _await(process: subprocess.Popen[bytes], errors: IO[bytes], login: Login) ->
     if code == 0:
         return
     said = last_words(errors, login, lines=12)
-    line = next((text for text in said.splitlines() if "ERROR" in text or "error:" in text), said)
     raise Failed(
         "SLP124",
-        f"the restore into {login.place} ended with {code}: {line.strip() or 'it said nothing'}",
+        f"the restore into {login.place} ended with {code}: {telling_line(said)}",
         help="correct what it names and restore again into an empty database",
         detail=said,
     )
@@ -495,9 +495,9 @@ def _setting_name(key: str) -> sql.Composable:
 
 def _exchange(connection: psycopg.Connection, name: str, fresh: str) -> str:
     """Both names change in one transaction, so that there is always one database of the name."""
-    row = connection.execute("SELECT to_char(clock_timestamp(), 'YYYYMMDDHH24MISS')").fetchone()
+    row = connection.execute("SELECT to_char(clock_timestamp(), 'YYYYMMDDHH24MISSMS')").fetchone()
     assert row is not None
-    kept = f"{name[:36]}__replaced_{row[0]}"
+    kept = f"{name[:34]}__replaced_{row[0]}"
     old, new, aside = map(sql.Identifier, (name, fresh, kept))
     connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(old))
     try:

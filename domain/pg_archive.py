@@ -27,6 +27,7 @@ from itertools import islice
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from domain.errors import Failed
 from domain.pg_inventory import (
@@ -35,6 +36,7 @@ from domain.pg_inventory import (
     SequenceValue,
     TableData,
     major_version,
+    readable,
     sql_name,
 )
 
@@ -44,6 +46,7 @@ _TABLE, _LARGE_OBJECTS = 1, 3
 _BETWEEN_ROWS = re.compile(rb"\n\x00[\s\S]{4}")
 _NO_MORE_ROWS = b"\n\x00\x00\x00\x00\x00"
 _END_MARK = b"\\."
+_END_TEXT = _END_MARK + b"\n\n"  # its chunk, without the last newline
 _END_MARK_HASH = xxhash.xxh3_128_intdigest(_END_MARK)
 _LONG_ROW_BYTES = 1 << 20
 _WINDOW_BYTES = 1 << 16  # rows that are split at once: what stays in the processor's cache
@@ -112,7 +115,7 @@ class Sample:
         return b"".join([*toc, *data[:blocks]])
 
     def _block(self, entry: Entry) -> bytes:
-        texts = [row + b"\n" for row in self.rows[entry.number]] + [_END_MARK + b"\n\n\n"]
+        texts = [row + b"\n" for row in self.rows[entry.number]] + [_END_TEXT + b"\n"]
         chunks = [_integer(len(text)) + text for text in texts]
         return b"".join([bytes([_TABLE]), _integer(entry.number), *chunks, _integer(0)])
 
@@ -404,8 +407,12 @@ class ArchiveReader:
         heads = np.cumsum(counted + 5) - 4  # where the length after each row is
         # Every four bytes of the text as a number, at any position, and nothing is copied.
         numbers = np.ndarray((len(text) - 3,), "<u4", buffer=text, strides=(1,))
+        said = numbers[heads[:-1]]
         if not (
-            found and counted[0] == length and np.array_equal(numbers[heads[:-1]], counted[1:])
+            found
+            and counted[0] == length
+            and np.array_equal(said, counted[1:])
+            and _one_line_each(found, text.count(b"\n", 0, int(heads[-1])), said)
         ):
             self._rows_are_chunks = False
             return False
@@ -460,7 +467,7 @@ class ArchiveReader:
             dump_version=self._dump,
             tables=self._tables,
             sequences=sequences,
-            extensions={e.tag: None for e in self._entries if e.kind == "EXTENSION"},
+            extensions={readable(e.tag): None for e in self._entries if e.kind == "EXTENSION"},
             definitions={
                 kind: {name: f"{value % _MODULUS:032x}" for name, value in names.items()}
                 for kind, names in definitions.items()
@@ -469,7 +476,7 @@ class ArchiveReader:
             large_objects=LargeObjects(
                 count=self._objects, digest=f"{self._objects_sum % _MODULUS:032x}"
             ),
-            roles=tuple(sorted({entry.owner for entry in self._entries if entry.owner})),
+            roles=tuple(sorted({readable(entry.owner) for entry in self._entries if entry.owner})),
         )
 
     def _encoding(self) -> str:
@@ -499,7 +506,7 @@ class _Rows:
 
     def add_whole(self, rows: list[bytes]) -> None:
         """Rows that were chunks of their own; the end mark is the last of them."""
-        if rows[-1] == _END_MARK + b"\n\n":
+        if rows[-1] == _END_TEXT:
             self.ended = True
             rows.pop()
         self._count(rows)
@@ -566,10 +573,21 @@ def digest_of_rows(lines: Iterable[bytes], columns: str) -> TableData:
     return TableData(rows=rows.count, digest=f"{rows.sum % _MODULUS:032x}", columns=columns)
 
 
+def _one_line_each(found: list[bytes], newlines: int, lengths: NDArray[np.uint32]) -> bool:
+    """Whether each text is one row, and none holds several or is a part of the end mark.
+
+    Args:
+        newlines: those in the texts, in the newline that ends each, and in the lengths between.
+    """
+    in_lengths = int(np.count_nonzero(lengths.view(np.uint8) == ord("\n")))
+    of_end = 2 if found[-1] == _END_TEXT else 0
+    return newlines - in_lengths == len(found) + of_end and _END_MARK not in found[-3:]
+
+
 def _columns(copy: str) -> str:
     """``COPY shop.person (id, name) FROM stdin;`` -> ``(id, name)``."""
     found = re.search(r"(\(.*\))\s+FROM stdin;\s*$", copy, re.S)
-    return found[1] if found else ""
+    return readable(found[1]) if found else ""
 
 
 def _integer(value: int) -> bytes:

@@ -262,7 +262,13 @@ def sql_name(*parts: str | None) -> str:
     return ".".join(_identifier(part) for part in parts if part)
 
 
+def readable(text: str) -> str:
+    """Text that JSON can carry: bytes that were no UTF-8 as ``\\xe9``."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _identifier(name: str) -> str:
+    name = readable(name)
     if re.fullmatch(r"[a-z_][a-z0-9_$]*", name):
         return name
     return '"' + name.replace('"', '""') + '"'

@@ -1,4 +1,4 @@
-"""A real Traefik and real HTTP servers behind it, for the tests of edges."""
+"""A real Traefik with real HTTP servers behind it, and a real PostgreSQL, for the tests here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from blocks.disposable_postgres import DisposableServer
 from blocks.traefik_edge import TraefikEdge
+from tests.blocks.databases import RICH, new_database
 
 BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2.5, 5, 10]
 START_SECONDS = 20.0
@@ -258,3 +260,16 @@ def start_server(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
     finally:
         for server in started:
             server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[DisposableServer]:
+    """A PostgreSQL server of its own; each test makes its own databases in it."""
+    with DisposableServer(tcp=True, major=18) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rich(postgres: DisposableServer) -> str:
+    """The URL of a database with one of everything, which no test changes."""
+    return new_database(postgres, RICH, name="rich")
