@@ -21,6 +21,7 @@ from domain.release import BuildRecord, policy_for, targets, workload_name
 from domain.rollout import (
     Action,
     Advance,
+    Contract,
     Finish,
     Group,
     Judge,
@@ -196,7 +197,7 @@ def counts_done(entries: Iterable[Entry]) -> Counts:
 
 def _counts_of(data: Mapping[str, Any], candidate: set[str]) -> Counts:
     match data.get("action"):
-        case "Migrate":
+        case "Migrate" | "Contract":
             return Counts(migrate=1)
         case "Scale":
             started = sum(workload in candidate for workload in data["sizes"])
@@ -272,9 +273,13 @@ class _Script:
                 return [Line("check", "check", f"{new} on its private address, before any user")]
             case Judge():
                 return [Line("check", "check", self._proof(seen)), *self._sight(seen)]
+            case Contract():
+                return [self._contraction_line("no earlier version can serve after it")]
             case Retire(workloads=workloads, keep=keep):
                 after = f"after {format_duration(keep)}"
-                return [self._stop_line(workload, after) for workload in workloads]
+                lines = [self._stop_line(workload, after) for workload in workloads]
+                late = f"not before {format_duration(keep)} have passed: `slipway recover` runs it"
+                return lines + ([self._contraction_line(late)] if self.policy.contract else [])
             case Stop(workloads=workloads):
                 return [self._stop_line(workload, "now") for workload in workloads]
             case _:
@@ -317,6 +322,11 @@ class _Script:
             for word, command in zip(words, commands, strict=False)
             if command
         ]
+
+    def _contraction_line(self, when: str) -> Line:
+        database = self.application.database
+        assert database is not None
+        return Line("remove", "contract", f"`{database.contract}`, {when}")
 
     def _size_line(self, workload: str, before: int, after: int) -> Line:
         service = self.candidate.service_of(workload)

@@ -10,6 +10,7 @@ from prefect.states import Completed
 
 from blocks.platform import load_platform
 from tasks.alerts import ALERTS
+from tasks.contracting import contract_when_due
 from tasks.locks import environment_lock
 from tasks.naming import run_name
 from tasks.releasing import open_journal, restore_live, take_over
@@ -33,5 +34,6 @@ def recover(
         journal = open_journal(target, application, environment, actor)
         ended = take_over(target, journal, go_on=True)
         restored = restore_live(target, journal)
+        contracted = contract_when_due(target, journal)
     first = f"release {ended.number} ended {ended.outcome}" if ended else "no unfinished release"
-    return Completed(message=f"{first}; {restored}")
+    return Completed(message="; ".join(filter(None, (first, restored, contracted))))

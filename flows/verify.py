@@ -7,6 +7,7 @@ from prefect import flow
 from blocks.platform import load_platform
 from domain.journal import Outcome
 from tasks.alerts import ALERTS
+from tasks.contracting import require_whole
 from tasks.locks import environment_lock
 from tasks.naming import run_name
 from tasks.releasing import (
@@ -43,3 +44,4 @@ def verify(environment: str, application: str, platform: str = "sandbox") -> Non
         ended = release_of(journal, rollout.number)
         if ended.outcome is not Outcome.PROMOTED:
             raise error_of(journal, ended)
+        require_whole(journal, ended.number)

@@ -33,7 +33,8 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 @lru_cache
 def _parsed(text: str) -> Application:
-    return parse(f"name: shop\n{text}\nenvironments: {{test: {{}}}}\n")
+    places = "" if "environments:" in text else "environments: {test: {}}"
+    return parse(f"name: shop\n{text}\n{places}\n")
 
 
 class Killed(BaseException):
@@ -73,6 +74,13 @@ class World:
     @property
     def edge(self) -> World:
         return self
+
+    @property
+    def database(self) -> World:
+        return self
+
+    def ensure(self, database: str) -> str:
+        return f"postgresql://localhost/{database}"
 
     def outside(self) -> None:
         self.calls += 1
