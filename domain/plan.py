@@ -39,7 +39,7 @@ from domain.rollout import (
     next_action,
     replay,
 )
-from domain.units import format_duration
+from domain.units import format_duration, format_percent
 from domain.verdict import Verdict
 
 Change = Literal["add", "change", "check", "remove"]
@@ -227,6 +227,9 @@ def _before_traffic(application: Application, environment: str) -> Iterator[Line
         yield Line("check", "test", f"{_counted(len(application.tests), 'suite')}: {names}")
     policy = application.scan_in(environment)
     yield Line("check", "scan", f"source and packages; refuse severity {policy.fail_on} and above")
+    for flag, steps in (application.flags.carry if application.flags else {}).items():
+        ramp = ", ".join(format_percent(step) for step in steps)
+        yield Line("add", "carry", f"flag {flag}, off, or at its share; ramps by {ramp} when asked")
 
 
 @dataclass

@@ -222,6 +222,21 @@ def test_a_declared_contraction_is_planned_last(
     assert counts_done(entries) == plan.counts
 
 
+def test_flags_that_a_release_carries_are_planned_with_their_steps() -> None:
+    app = Application.model_validate(
+        {
+            **application().model_dump(exclude_unset=True),
+            "flags": {"file": "f.json", "carry": {"basket": ["10%", "100%"]}},
+        }
+    )
+    plan = plan_release(
+        app, "production", version="2", strategy=Strategy.ROLLING, live=version(app, "1", 1)
+    )
+    assert [str(line) for line in plan.lines if line.word == "carry"] == [
+        "+ carry flag basket, off, or at its share; ramps by 10%, 100% when asked"
+    ]
+
+
 def test_a_rolling_plan_shows_every_batch() -> None:
     app = application(replicas=2, migrate=False)
     plan = plan_release(
