@@ -230,7 +230,12 @@ def test_flags_that_a_release_carries_are_planned_with_their_steps() -> None:
         }
     )
     plan = plan_release(
-        app, "production", version="2", strategy=Strategy.ROLLING, live=version(app, "1", 1)
+        app,
+        "production",
+        version="2",
+        strategy=Strategy.ROLLING,
+        live=version(app, "1", 1),
+        number=2,
     )
     assert [str(line) for line in plan.lines if line.word == "carry"] == [
         "+ carry flag basket, off, or at its share; ramps by 10%, 100% when asked"
