@@ -17,6 +17,7 @@ from domain.application import Application, Strategy
 from domain.artifact import Artifact, ServiceBundle, digest_of
 from domain.journal import Entry, Kind, Outcome, next_entry
 from domain.judge import detectable
+from domain.place import Place
 from domain.release import BuildRecord, policy_for, targets, workload_name
 from domain.rollout import (
     Action,
@@ -360,11 +361,9 @@ class _Script:
         return _entry([], Kind.STARTED, _ZERO, data)
 
     def _seen(self) -> Observation:
-        stable = self.stable.targets if self.stable else ()
-        groups = {w: Group(w, n, n, expires=True) for w, n in self.present.items()}
-        groups |= {t.workload: Group(t.workload, t.replicas, t.replicas) for t in stable}
-        weights = {t.service: {t.workload: 100} for t in stable if t.public}
-        return Observation(_ZERO, groups, weights)
+        place = Place.serving(self.stable.targets if self.stable else ())
+        kept = {w: Group(w, n, n, expires=True) for w, n in self.present.items()}
+        return Observation(_ZERO, {**kept, **place.groups}, place.weights)
 
 
 def _recorded(entries: Sequence[Entry], action: Action, now: datetime) -> list[Entry]:
@@ -383,7 +382,6 @@ def _entry(entries: Sequence[Entry], kind: Kind, at: datetime, data: Mapping[str
 
 def _after(action: Action, seen: Observation, policy: Policy) -> Observation:
     """What is seen when the action has succeeded."""
-    groups = dict(seen.groups)
     match action:
         case Wait():
             return replace(seen, now=seen.now + max(policy.drain, timedelta(seconds=1)))
@@ -391,20 +389,10 @@ def _after(action: Action, seen: Observation, policy: Policy) -> Observation:
             return replace(seen, preflight=Verdict.PASS)
         case Judge():
             return replace(seen, verdict=Verdict.PASS, evidence=Verdict.PASS)
-        case Advance():
-            return replace(seen, verdict=Verdict.NOT_RUN, evidence=Verdict.NOT_RUN)
-        case Route(weights=weights, mirrors=mirrors, testers=testers):
-            return replace(
-                seen, weights=weights, mirrors=mirrors, testers=testers,
-                verdict=Verdict.NOT_RUN, evidence=Verdict.NOT_RUN,
-            )  # fmt: skip
-        case Scale(sizes=sizes):
-            groups |= {workload: Group(workload, n, n) for workload, n in sizes.items()}
-        case Retire(workloads=workloads):
-            groups |= {w: replace(groups[w], expires=True) for w in workloads}
-        case Stop(workloads=workloads):
-            groups = {w: group for w, group in groups.items() if w not in workloads}
-    return replace(seen, groups=groups)
+        case Advance() | Route():  # what comes next is judged anew
+            seen = replace(seen, verdict=Verdict.NOT_RUN, evidence=Verdict.NOT_RUN)
+    place = Place(seen.groups, seen.weights, seen.mirrors, seen.testers).after(action).ready()
+    return replace(seen, **vars(place))
 
 
 def unbuilt(application: Application, version: str) -> BuildRecord:

@@ -54,7 +54,7 @@ def release(
         plan = publish_plan(target, application, environment, strategy, version)
         return Completed(message=plan.summary())
     telling = Telling(target, application.name, environment, "release", RELEASE_STAGES, version,
-                      application.strategy_in(environment, strategy).value, actor=actor)  # fmt: skip
+                      application.strategy_in(environment, strategy), actor=actor)  # fmt: skip
     try:
         with told(telling):
             publish_plan(target, application, environment, strategy, version)

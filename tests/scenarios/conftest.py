@@ -27,15 +27,6 @@ from tests.scenarios.killing import Killer
 from tests.scenarios.world import Standing, World, processes_of, save_platform
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without `-m`, the slow half of a matrix is left to those who ask for it."""
-    if config.option.markexpr:
-        return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    items[:] = [item for item in items if item not in slow]
-    config.hook.pytest_deselected(items=slow)
-
-
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """A running sandbox; whatever happens, nothing of it is left at the end."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +10,12 @@ import pytest
 from blocks import journal as journals
 from domain.verdict import Check, Verdict
 from tasks import candidates, releasing, rollout
-from tests.tasks.world import Store, World
+from tests.tasks.world import World
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    store = Store(tmp_path)
-    world = store.world = World(store)
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    world = World()
 
     def smoke(targets: list[tuple[str, Any, Any]], what: str) -> list[Check]:
         world.users()
@@ -39,7 +36,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         monkeypatch.setattr(rollout, step, getattr(rollout, step).fn)
     monkeypatch.setattr(rollout, "_smoke", smoke)
     monkeypatch.setattr(rollout, "publish_moves", lambda journal, number: None)
-    monkeypatch.setattr(os, "fsync", lambda handle: None)  # no power is lost here
     monkeypatch.setattr(rollout, "time", world)
     monkeypatch.setattr(candidates, "time", world)
     monkeypatch.setattr(journals, "_steady_clock", lambda: world.now)

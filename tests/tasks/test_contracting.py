@@ -13,7 +13,7 @@ from domain.journal import Kind, Outcome, live
 from tasks import contracting, rollout
 from tasks.contracting import contract_when_due, require_whole
 from tasks.releasing import restore_live, take_over, target_release
-from tests.tasks.world import Killed, Store, World
+from tests.tasks.world import Killed, World
 
 OLD, NEW = "shop.test.web.r1", "shop.test.web.r2"
 SHOP = """
@@ -79,18 +79,12 @@ def test_off_unless_it_is_declared(world: World, contracted: list[str]) -> None:
 
 
 def test_killed_at_any_call_recover_ends_it(world: World, contracted: list[str]) -> None:
-    calls, call = 1, 0
-    while call < calls:
-        store = Store(world.store.root.parent / f"{call}")
-        world.__init__(store, log=world.log)  # type: ignore[misc]
-        store.world = world
-        world.ship("1", text=AT_ONCE)
+    back = world.start_over(lambda new: new.ship("1", text=AT_ONCE))
+    world.calls = 0
+    world.ship("2", text=AT_ONCE)
+    for call in range(1, world.calls + 1):
+        back()
         contracted.clear()
-        if not call:
-            world.calls = 0
-            world.ship("2", text=AT_ONCE)
-            calls, call = world.calls, 1
-            continue
         world.run = "hurt"
         world.kill_at(call)
         with pytest.raises(Killed):
@@ -105,7 +99,6 @@ def test_killed_at_any_call_recover_ends_it(world: World, contracted: list[str])
         assert now is not None and world.weights() == {now.workloads["web"]: 100}
         assert contraction_of(journal.entries, now.number) is Contraction.DONE
         assert (contracted[-1:] == ["2"]) == (now.version == "2")
-        call += 1
 
 
 def test_one_that_fails_leaves_the_version_serving_and_is_told(

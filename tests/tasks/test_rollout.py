@@ -1,6 +1,6 @@
 """Releases against a cluster and an edge in memory, killed, cancelled and starved at every call.
 
-The journal, its store and all rules are the real ones; the clock jumps instead of waiting.
+The journal and all rules are the real ones; the clock jumps instead of waiting.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tasks.releasing import (
     undone_when_stopped,
 )
 from tasks.rollout import Rollout
-from tests.tasks.world import WEB, Killed, Store, World
+from tests.tasks.world import WEB, Killed, World
 
 PROMOTED = Finish("all steps passed", Outcome.PROMOTED)
 
@@ -44,23 +44,13 @@ def left_over(world: World) -> set[str]:
     return {n for n, s in world.specs.items() if n not in serving and s.expires_at is None}
 
 
-def start_over(world: World, strategy: Strategy) -> None:
-    """An environment of its own for each call at which something happens; release 1 serves."""
-    root = world.store.root
-    name = f"{int(root.name) + 1}" if root.name.isdigit() else "0"
-    store = Store(root.parent / name if root.name.isdigit() else root / name)
-    world.__init__(store, log=world.log)  # type: ignore[misc]
-    store.world = world
-    world.ship("1", strategy)
-
-
 def every_call(world: World, strategy: Strategy) -> Iterator[int]:
     """Each outside call of release 2 in turn, with the world as it was before that release."""
-    start_over(world, strategy)
+    back = world.start_over(lambda new: new.ship("1", strategy))
     world.calls, world.run = 0, "hurt"
     assert world.ship("2", strategy).outcome is Outcome.PROMOTED
     for call in range(1, world.calls + 1):
-        start_over(world, strategy)
+        back()
         world.run = "hurt"
         yield call
 

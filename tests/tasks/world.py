@@ -1,4 +1,4 @@
-"""A cluster, an edge and users in memory, around the real journal, store and rules.
+"""A cluster, an edge, a store and users in memory, around the real journal and rules.
 
 The clock jumps instead of waiting, and every call to the outside can be the one that is hit.
 """
@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from blocks.journal import Journal
-from blocks.object_store import FileStore
+from blocks.object_store import AlreadyExists
 from blocks.records import Records
 from domain.application import Application, Strategy, parse
 from domain.artifact import Artifact, ServiceBundle, digest_of
@@ -41,11 +41,37 @@ class Killed(BaseException):
     """SIGKILL or a cancellation, depending on who catches it."""
 
 
+class Store:
+    """An object store in memory, with the world's faults around each write."""
+
+    def __init__(self) -> None:
+        self.world: World
+        self.objects: dict[str, bytes] = {}
+
+    def create(self, key: str, content: bytes) -> None:
+        self.world.outside()
+        if self.world.full:
+            raise Failed("SLP015", "no space is left", help="free some")
+        if key in self.objects:
+            raise AlreadyExists(key)
+        self.objects[key] = content
+        self.world.outside()
+
+    def replace(self, key: str, content: bytes) -> None:
+        self.objects[key] = content
+
+    def read(self, key: str) -> bytes | None:
+        return self.objects.get(key)
+
+    def list(self, prefix: str) -> tuple[str, ...]:
+        return tuple(sorted(key for key in self.objects if key.startswith(f"{prefix}/")))
+
+
 @dataclass
 class World:
     """Everything outside, with a point at which it is hit."""
 
-    store: FileStore
+    store: Store = field(default_factory=Store)
     seconds: float = 0.0
     calls: int = 0
     hit_at: int = -1
@@ -66,6 +92,24 @@ class World:
     vanished: bool = False
     run: str = "run-1"
     log: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.store.world = self
+
+    def start_over(self, begin: Callable[[World], object]) -> Callable[[], None]:
+        """Begin anew with ``begin``; what is returned leads back to the end of that."""
+        self.__init__(log=self.log)  # type: ignore[misc]
+        begin(self)
+        fields = vars(self).copy()
+        copied = {n: v.copy() for n, v in fields.items() if isinstance(v, dict | set)}
+        objects = self.store.objects.copy()
+
+        def back() -> None:
+            vars(self).clear()
+            vars(self).update(fields, **{name: value.copy() for name, value in copied.items()})
+            self.store.objects = objects.copy()
+
+        return back
 
     @property
     def cluster(self) -> World:
@@ -265,16 +309,3 @@ class World:
 
     def outcomes(self) -> list[Outcome | None]:
         return [release.outcome for release in self.journal().history()]
-
-
-class Store(FileStore):
-    """The real store, with the world's faults around each write."""
-
-    world: World
-
-    def create(self, key: str, content: bytes) -> None:
-        self.world.outside()
-        if self.world.full:
-            raise Failed("SLP015", "no space is left", help="free some")
-        super().create(key, content)
-        self.world.outside()
