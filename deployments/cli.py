@@ -292,74 +292,57 @@ def rollback(
     )  # fmt: skip
 
 
-@command(app, "pause")
-def pause(
-    context: typer.Context,
-    application: Application,
-    environment: Environment,
-    reason: Reason = "",
-) -> int:
+def _steer(verb: str, help: str) -> None:
+    """Register a command that asks the release under way for something."""
+
+    def ask(
+        context: typer.Context,
+        application: Application,
+        environment: Environment,
+        reason: Reason = "",
+    ) -> int:
+        from deployments import steering
+
+        return steering.ask(_home(), _console(context), application, environment, verb, reason)
+
+    ask.__doc__ = help
+    command(app, verb)(ask)
+
+
+_steer(
+    "pause",
     """Hold the release under way where it is; it is watched, and still goes back by itself.
 
     Examples:
         slipway pause diet-game --environment production --reason "looking at the graphs"
-    """
-    from deployments import steering
-
-    return steering.ask(_home(), _console(context), application, environment, "pause", reason)
-
-
-@command(app, "resume")
-def resume(
-    context: typer.Context,
-    application: Application,
-    environment: Environment,
-    reason: Reason = "",
-) -> int:
+    """,
+)
+_steer(
+    "resume",
     """Let a paused release go on.
 
     Examples:
         slipway resume diet-game --environment production
-    """
-    from deployments import steering
-
-    return steering.ask(_home(), _console(context), application, environment, "resume", reason)
-
-
-@command(app, "promote")
-def promote(
-    context: typer.Context,
-    application: Application,
-    environment: Environment,
-    reason: Reason = "",
-) -> int:
+    """,
+)
+_steer(
+    "promote",
     """Skip the evidence that is missing: all traffic to the new version, checks as ever.
 
     The journal and the report keep who decided it, and why.
 
     Examples:
         slipway promote diet-game --environment production --reason "fix for the outage"
-    """
-    from deployments import steering
-
-    return steering.ask(_home(), _console(context), application, environment, "promote", reason)
-
-
-@command(app, "abort")
-def abort(
-    context: typer.Context,
-    application: Application,
-    environment: Environment,
-    reason: Reason = "",
-) -> int:
+    """,
+)
+_steer(
+    "abort",
     """Take the release under way back.
 
     Examples:
         slipway abort diet-game --environment production --reason "wrong branch"
-    """
-    from deployments import steering
-
-    return steering.ask(_home(), _console(context), application, environment, "abort", reason)
+    """,
+)
 
 
 @command(app, "retry")
@@ -389,7 +372,10 @@ def recover(
     environment: Environment,
     detach: Detach = False,
 ) -> int:
-    """End what a killed release left half done; does nothing when nothing was left.
+    """End what killed processes left half done; does nothing when nothing was left.
+
+    A release is finished or taken back, a flag whose ramp was killed goes off, and a contraction
+    that is owed is run.
 
     Examples:
         slipway recover diet-game --environment production
