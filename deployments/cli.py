@@ -639,6 +639,90 @@ def verify_backup(
     )  # fmt: skip
 
 
+@command(app, "restore")
+def restore_backup(
+    context: typer.Context,
+    application: Application,
+    environment: Environment,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="DATABASE", help="A new database, or secret:BLOCK with its URL."
+        ),
+    ],
+    point: Annotated[
+        str, typer.Option("--point", metavar="ID", help="A number, or newest.")
+    ] = "newest",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of a database that is not empty.")
+    ] = False,
+    accept_unproved: Annotated[
+        bool, typer.Option("--accept-unproved", help="Take a copy that was never restored.")
+    ] = False,
+    confirm: Confirm = "",
+    detach: Detach = False,
+) -> int:
+    """Bring a recovery point back into a database of its own.
+
+    --replace asks for the application's name; what was there is kept under another name.
+
+    Examples:
+        slipway restore diet-game -e production --to diet_game_restored
+        slipway restore diet-game -e production --point 42 --to diet_game_check
+    """
+    from deployments import backing
+
+    asked = backing.Restoring(application, environment, to, point, replace, accept_unproved)
+    return backing.restore(_home(), _console(context), asked, confirmed=confirm, detach=detach)
+
+
+@command(app, "expire")
+def expire_backups(
+    context: typer.Context,
+    application: Application,
+    environment: Environment,
+    apply: Annotated[bool, typer.Option("--apply", help="Do it; without, only show it.")] = False,
+    approve: Annotated[
+        str, typer.Option("--approve", metavar="PLAN", help="The plan that you have read.")
+    ] = "",
+    detach: Detach = False,
+) -> int:
+    """Show which backups may go and why, and with --apply let them go.
+
+    Examples:
+        slipway expire diet-game -e production
+        slipway expire diet-game -e production --apply
+    """
+    from deployments import backing
+
+    given = {"apply": apply, "approve": approve}
+    return backing.start(
+        _home(), _console(context), "expire", application, environment, given, detach=detach
+    )
+
+
+@command(app, "hold")
+def hold(
+    context: typer.Context,
+    application: Application,
+    point: Annotated[str, typer.Argument(metavar="POINT", help="A number, or all.")],
+    environment: Environment,
+    reason: Reason = "",
+    release: Annotated[bool, typer.Option("--release", help="Take the hold away.")] = False,
+) -> int:
+    """Keep a recovery point, whatever its age, at every location; "all" stops every expiry.
+
+    Examples:
+        slipway hold diet-game 42 -e production --reason "audit of 2026"
+        slipway hold diet-game 42 -e production --release --reason "audit is over"
+    """
+    from deployments import backing
+
+    return backing.hold(
+        _home(), _console(context), application, environment, point, reason, release=release
+    )
+
+
 # --- the files and the words ----------------------------------------------------------------
 
 

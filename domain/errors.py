@@ -574,6 +574,39 @@ CATALOGUE: dict[str, Page] = {
             "Run it again; the unfinished object is not used. If it happens again, test the disk "
             "or the connection.",
         ),
+        # 11x: retention
+        Page(
+            "SLP110",
+            "nothing may be deleted now",
+            1,
+            "A location could not be listed, its clock is in doubt, a backup is running, "
+            "everything is held, far more than usual would expire, or a promise would be broken. "
+            "Nothing was deleted there.",
+            "Repair what the message names. Where the plan is right and only large, approve it: "
+            "`slipway expire APP -e E --apply --approve PLAN`.",
+        ),
+        Page(
+            "SLP111",
+            "this hold says too little",
+            2,
+            "A hold keeps a point for ever, so it needs a reason that somebody understands later.",
+            "Give `--reason TEXT`.",
+        ),
+        Page(
+            "SLP112",
+            "a point was not purged",
+            1,
+            "It was held or brought back after the plan was made.",
+            "Nothing: it stays. Take the hold away if it is over.",
+        ),
+        Page(
+            "SLP113",
+            "the point was given up",
+            1,
+            "It was unfinished for longer than a day, and expiry removed it before it could be "
+            "committed.",
+            "Run the backup again.",
+        ),
         Page(
             "SLP120",
             "PostgreSQL's programs are missing or too old",
@@ -732,6 +765,14 @@ CATALOGUE: dict[str, Page] = {
             "No location has a complete copy of the point that was asked for, or none of its "
             "copies is proved.",
             "See `slipway backups APP`; `slipway verify APP --point ID` proves one.",
+        ),
+        Page(
+            "SLP150",
+            "there is nowhere to restore to",
+            2,
+            "The target is no name of a database and no secret block, or the platform names no "
+            "server for restores. A URL with a password is refused: the run would show it.",
+            "Give the name of a new database, or `secret:BLOCK`.",
         ),
     )
 }

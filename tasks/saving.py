@@ -27,6 +27,7 @@ from domain.backup_report import CopyReport, KeyReport, described
 from domain.errors import Failed, SlipwayError, UsageError
 from domain.journal import Release, live
 from domain.recovery import (
+    MAIN,
     Claim,
     Lineage,
     Manifest,
@@ -40,6 +41,7 @@ from domain.release import BuildRecord
 from domain.units import format_bytes, format_duration
 from domain.verdict import Verdict
 from tasks.releasing import open_journal, run_id
+from tasks.restoring import lineage_of
 
 GO_ON_WITHIN = timedelta(hours=1)
 """How old the members of an interrupted attempt may be: older ones would not fit the new ones."""
@@ -86,8 +88,10 @@ def live_release(
     return current, Records(platform.store).record(current.digest)
 
 
-def vaults_of(platform: Platform, application: str, environment: str) -> tuple[Vault, ...]:
-    return platform.vaults(Lineage(application, environment))
+def vaults_of(
+    platform: Platform, application: str, environment: str, lineage: str = MAIN
+) -> tuple[Vault, ...]:
+    return platform.vaults(Lineage(application, environment, lineage))
 
 
 @task(name="try keys", cache_policy=NO_CACHE)
@@ -125,7 +129,11 @@ def begin_point(platform: Platform, application: str, environment: str, actor: s
     release, record = live_release(platform, application, environment)
     recipients = dict(platform.backup_recipients)
     sealing.recipients(tuple(recipients.values()))
-    vaults = vaults_of(platform, application, environment)
+    lineage = MAIN
+    if record.application.database:
+        name = database_name(application, environment)
+        lineage = lineage_of(platform.database.admin_url(name))
+    vaults = vaults_of(platform, application, environment, lineage)
     now = datetime.now(UTC)
     check_clock(now, vaults[0])
     policy = record.application.backups
