@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from domain.errors import Failed
 from domain.pg_archive import ArchiveReader, Sample
 from domain.pg_inventory import Inventory
 from domain.recovery import Facts, MemberKind
+
+_PIPE_BYTES = 1 << 16  # what a pipe holds; asking for more only makes room that stays empty
 
 
 class PostgresSource:
@@ -118,10 +121,10 @@ class PostgresStream:
         if self._inventory is not None:
             return b""
         assert self._process.stdout is not None
-        data = self._process.stdout.read1(size)  # type: ignore[attr-defined]
+        data = os.read(self._process.stdout.fileno(), min(size, _PIPE_BYTES))
         if data:
             self._reader.feed(data)
-            return bytes(data)
+            return data
         code = self._process.wait()
         if code != 0:
             raise self._failed(code)
@@ -222,7 +225,7 @@ class GlobalsStream:
         if self._ended:
             return b""
         assert self._process.stdout is not None
-        data: bytes = self._process.stdout.read1(size)  # type: ignore[attr-defined]
+        data = os.read(self._process.stdout.fileno(), min(size, _PIPE_BYTES))
         if data:
             text = self._last + data
             self._roles += text.count(b"\nCREATE ROLE ")
