@@ -218,11 +218,10 @@ def telling_line(said: str) -> str:
 
 
 def end(process: subprocess.Popen[bytes], *, patience_seconds: float = 5) -> None:
-    """End a program that we started and do not need any more."""
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.close()
+    """End a program that we started and do not need any more; harmless when it has ended.
+
+    Its pipes are closed after that: the end of its input might mean to it that all is well.
+    """
     if process.poll() is None:
         process.terminate()
         try:
@@ -230,3 +229,7 @@ def end(process: subprocess.Popen[bytes], *, patience_seconds: float = 5) -> Non
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()

@@ -204,11 +204,16 @@ class ArchiveReader:
         return self._inventory()
 
     def sample(self) -> Sample:
-        """The small copy, after ``close``. Foreign keys and large objects are left out.
+        """The small copy, after ``close``: what must be able to be restored without the rest.
 
-        The first rows of one table may refer to later ones of another.
+        Foreign keys are left out, since the first rows of one table may refer to later ones of
+        another; materialised views stay empty, since they may want rows that are not there; and
+        there are no large objects.
         """
-        left_out = {"FK CONSTRAINT", "BLOB", "BLOBS", "BLOB METADATA", "BLOB COMMENTS"}
+        left_out = {
+            "FK CONSTRAINT", "MATERIALIZED VIEW DATA",
+            "BLOB", "BLOBS", "BLOB METADATA", "BLOB COMMENTS",
+        }  # fmt: skip
         entries = tuple(
             entry
             for entry in self._entries

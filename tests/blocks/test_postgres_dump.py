@@ -320,6 +320,21 @@ def test_roles_are_saved_without_passwords(postgres: DisposableServer) -> None:
     assert facts.inventory["passwords"] == "never saved"
 
 
+def test_the_owner_of_a_database_can_back_it_up_and_needs_no_superuser(
+    postgres: DisposableServer,
+) -> None:
+    """As an application's own role is, and the best there is at RDS and Cloud SQL."""
+    run(postgres.url, "create role db_owner login password 'db_owner'")
+    name = Login(new_database(postgres, name="owned_by_other")).database
+    run(postgres.url, f"alter database {name} owner to db_owner")
+    url = wrong(postgres.url_of(name), user="db_owner", password="db_owner")
+    run(url, "create table t as select 1 as n")
+    beat(url, 1)
+    assert Dump(url).inventory.rows == 2
+    with GlobalsSource(url).open() as stream:
+        assert b"CREATE ROLE db_owner" in drain(stream)
+
+
 def test_roles_that_may_not_be_read_fail(rich: str, tmp_path: Path) -> None:
     script = tmp_path / "pg_dumpall"
     script.write_text(
