@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import subprocess
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -251,6 +251,17 @@ def test_a_table_that_may_not_be_read_fails_the_dump(postgres: DisposableServer)
     assert caught.value.code == "SLP121" and "permission denied" in caught.value.cause
 
 
+def test_a_table_that_stays_locked_fails_the_dump_in_time(postgres: DisposableServer) -> None:
+    url = new_database(postgres, "create table t (n int)")
+    with psycopg.connect(url) as migration:
+        migration.execute("lock table t in access exclusive mode")
+        source = PostgresSource(url, lock_wait=timedelta(milliseconds=200))
+        with source.open() as stream, pytest.raises(Failed) as caught:
+            drain(stream)
+    assert caught.value.code == "SLP121" and "timeout" in caught.value.cause
+    assert "lock of a table" in caught.value.help
+
+
 def test_no_argument_shows_the_password(rich: str) -> None:
     password = str(Login(rich)._parts["password"])
     with PostgresSource(rich).open() as stream:
@@ -264,6 +275,13 @@ def test_what_no_environment_can_carry_is_refused(rich: str) -> None:
     with pytest.raises(UsageError) as caught:
         _ = Login(wrong(rich, sslpassword="hidden-one")).environ
     assert "sslpassword" in caught.value.cause and "hidden-one" not in str(caught.value)
+
+
+def test_what_has_no_variable_and_is_no_secret_is_passed_on(rich: str) -> None:
+    login = Login(wrong(rich, keepalives_idle="7"))
+    assert "keepalives_idle=7" in login.argument
+    assert str(login._parts["password"]) not in login.argument
+    assert Dump(wrong(rich, keepalives_idle="7")).inventory.rows > 0
 
 
 def test_an_address_that_cannot_be_read_is_refused_without_being_shown() -> None:
