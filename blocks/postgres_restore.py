@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 import psycopg
-from psycopg import conninfo, sql
+from psycopg import sql
 
 from blocks.postgres_programs import (
     Login,
@@ -258,8 +258,7 @@ class _Checked:
 def _arguments(login: Login, owners: bool) -> list[str]:
     """Tablespaces are folders of another machine: everything goes into the target's own."""
     kept = [] if owners else ["--no-owner", "--no-privileges"]
-    name = conninfo.make_conninfo(dbname=login.database)  # quoted, should it look like a URL
-    return ["--exit-on-error", "--no-tablespaces", "--no-password", f"--dbname={name}", *kept]
+    return ["--exit-on-error", "--no-tablespaces", "--no-password", login.argument, *kept]
 
 
 def _restore(feed: _Checked, login: Login, program: Program, owners: bool) -> None:
@@ -290,7 +289,7 @@ def _restore_as_script(feed: _Checked, login: Login, program: Program, owners: b
         )  # fmt: skip
         taker = psql.start(
             "--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1",
-            "--no-password", f"--dbname={conninfo.make_conninfo(dbname=login.database)}",
+            "--no-password", login.argument,
             environ=login.environ, errors=errors, stdin=subprocess.PIPE,
         )  # fmt: skip
         lines = threading.Thread(target=_pass_on, args=(writer, taker), daemon=True)

@@ -49,7 +49,7 @@ _END_MARK = b"\\."
 _END_TEXT = _END_MARK + b"\n\n"  # its chunk, without the last newline
 _END_MARK_HASH = xxhash.xxh3_128_intdigest(_END_MARK)
 _LONG_ROW_BYTES = 1 << 20
-_WINDOW_BYTES = 1 << 16  # rows that are split at once: what stays in the processor's cache
+_WINDOW_BYTES = 1 << 17  # rows that are split at once: what stays in the processor's cache
 _LONGEST_TEXT_BYTES = 1 << 26
 _MODULUS = 1 << 128
 _POSITION_NOT_SET, _POSITION_SET, _NO_DATA = 1, 2, 3
@@ -144,6 +144,8 @@ class ArchiveReader:
         self._buffer, self._at = b"", 0
         self._needed = 0
         self._taken = 0  # bytes of all buffers before this one
+        self._contents = xxhash.xxh3_128()  # of everything before the data
+        self._in_contents = True
         self._may_end = False
         self._error: Failed | None = None
         self._rows_are_chunks = True
@@ -202,11 +204,16 @@ class ArchiveReader:
         return self._inventory()
 
     def sample(self) -> Sample:
-        """The small copy, after ``close``. Foreign keys and large objects are left out.
+        """The small copy, after ``close``: what must be able to be restored without the rest.
 
-        The first rows of one table may refer to later ones of another.
+        Foreign keys are left out, since the first rows of one table may refer to later ones of
+        another; materialised views stay empty, since they may want rows that are not there; and
+        there are no large objects.
         """
-        left_out = {"FK CONSTRAINT", "BLOB", "BLOBS", "BLOB METADATA", "BLOB COMMENTS"}
+        left_out = {
+            "FK CONSTRAINT", "MATERIALIZED VIEW DATA",
+            "BLOB", "BLOBS", "BLOB METADATA", "BLOB COMMENTS",
+        }  # fmt: skip
         entries = tuple(
             entry
             for entry in self._entries
@@ -231,7 +238,10 @@ class ArchiveReader:
     def _bytes(self, size: int) -> Generator[None, None, bytes]:
         yield from self._fill(size)
         start, self._at = self._at, self._at + size
-        return self._buffer[start : self._at]
+        taken = self._buffer[start : self._at]
+        if self._in_contents:
+            self._contents.update(taken)
+        return taken
 
     def _byte(self) -> Generator[None, None, int]:
         return (yield from self._bytes(1))[0]
@@ -270,6 +280,7 @@ class ArchiveReader:
                 if entry.number in self._waiting:
                     raise self._cannot_be(f"a second entry {entry.number}")
                 self._waiting[entry.number] = entry
+        self._in_contents = False
         while True:
             self._may_end = True
             yield from self._fill(1)
@@ -473,6 +484,7 @@ class ArchiveReader:
                 for kind, names in definitions.items()
             },
             encoding=self._encoding(),
+            contents=self._contents.hexdigest(),
             large_objects=LargeObjects(
                 count=self._objects, digest=f"{self._objects_sum % _MODULUS:032x}"
             ),

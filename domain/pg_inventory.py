@@ -64,6 +64,8 @@ class Inventory(_Model):
         server_version: of the server that was dumped, as its archive says.
         dump_version: of the pg_dump that did it.
         encoding: of the database, and so of the text that was hashed.
+        contents: digest of the header and the table of contents, byte by byte; it tells one
+            archive from another, and is never the same for a copy that was dumped again.
         extensions: by name; the version is None where only the archive was asked.
         definitions: kind (``INDEX``, ``FUNCTION``, ...) -> name -> digest of its SQL text.
         roles: owners that the archive names; a restore that keeps owners needs them.
@@ -73,6 +75,7 @@ class Inventory(_Model):
     server_version: str
     dump_version: str
     encoding: str
+    contents: Digest
     tables: Mapping[str, TableData] = {}
     sequences: Mapping[str, SequenceValue] = {}
     extensions: Mapping[str, str | None] = {}
@@ -106,6 +109,7 @@ class DifferenceKind(StrEnum):
     EXTRA_DEFINITION = "extra definition"
     DEFINITION = "definition"
     LARGE_OBJECTS = "large objects"
+    CONTENTS = "contents"
 
 
 class Difference(_Model):
@@ -138,10 +142,19 @@ def archive_differences(expected: Inventory, found: Inventory) -> tuple[Differen
 
     An archive without a table is what an empty database gives, and is no mistake here.
     """
-    return tuple(
+    found_so = tuple(
         one
         for one in _differences(expected, found, True)
         if one.kind is not DifferenceKind.NOTHING_COMPARED
+    )
+    if found_so or expected.contents == found.contents:
+        return found_so
+    return (
+        Difference(
+            kind=DifferenceKind.CONTENTS,
+            name="table of contents",
+            sentence="the archive's table of contents is not the one that was written",
+        ),
     )
 
 
