@@ -22,7 +22,6 @@ from domain.application import Backups
 from domain.backup_report import CopyReport, copy_of_proof
 from domain.errors import Failed, SlipwayError, UsageError
 from domain.pg_archive import ArchiveReader, Sample
-from domain.pg_inventory import Inventory
 from domain.recovery import (
     CopyState,
     Manifest,
@@ -37,6 +36,7 @@ from domain.recovery import (
 from domain.verdict import Verdict
 from tasks.databases import run_probe
 from tasks.releasing import run_id
+from tasks.restoring import recorded_inventory
 
 _PIECE_BYTES = 1 << 20
 _SAMPLE_ROWS = 20
@@ -178,7 +178,8 @@ class Climb:
 
     def _restore(self, postgres: Member) -> None:
         assert postgres.facts is not None
-        expected = Inventory.model_validate(dict(postgres.facts.inventory))
+        where = f"{self._vault.location}: point {self._manifest.sequence}"
+        expected = recorded_inventory(postgres, where)
         roles = self._manifest.member(MemberKind.GLOBALS)
         text = self._read_whole(roles).decode() if roles else None
         probe = self._probe()

@@ -10,6 +10,7 @@ import psycopg
 from prefect import get_run_logger, task
 from prefect.blocks.system import Secret
 from prefect.cache_policies import NO_CACHE
+from pydantic import ValidationError
 
 from blocks import sealing
 from blocks.platform import Platform
@@ -20,7 +21,7 @@ from blocks.postgres_restore import PIECE_BYTES, Restored, restore
 from blocks.vault import Vault
 from domain.errors import Failed, SlipwayError, UsageError
 from domain.pg_inventory import Inventory, difference, told
-from domain.recovery import MAIN, Copy, CopyState, MemberKind, Rung, newest_proved, point_id
+from domain.recovery import MAIN, Copy, CopyState, Member, MemberKind, Rung, newest_proved, point_id
 from domain.units import format_bytes
 
 _SECRET = "secret:"
@@ -112,7 +113,7 @@ def restore_database(
     url, admin = target_url(platform, to)
     secrets = platform.backup_keys.get_secret_value()
     keys = [sealing.identity(str(s), n) for n, s in secrets.items() if n in manifest.recipients]
-    expected = Inventory.model_validate(dict(member.facts.inventory))
+    expected = recorded_inventory(member, f"{chosen.vault.location}: point {manifest.sequence}")
     with chosen.vault.plain(member, keys) as plain:
         restored = restore(plain, url, expected=expected, owners=False, replace=replace,
                            admin_url=admin)  # fmt: skip
@@ -126,6 +127,20 @@ def restore_database(
         f"its own backups go to lineage {lineage}, never to that of {manifest.application}",
         *_kept(restored),
     ]
+
+
+def recorded_inventory(member: Member, where: str) -> Inventory:
+    """What a restored copy must have again.
+
+    Raises:
+        Failed: SLP143, the record is not understood.
+    """
+    try:
+        return Inventory.model_validate(dict(member.facts.inventory) if member.facts else {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"its inventory is not understood ({first['loc']}: {first['msg']})"
+        raise sealing.damaged(where, what) from error
 
 
 def _kept(restored: Restored) -> list[str]:
