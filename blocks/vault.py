@@ -18,7 +18,7 @@ from typing import IO
 import pyrage
 from pydantic import ValidationError
 
-from blocks.object_store import AlreadyExists, Content, ObjectStore, Stat
+from blocks.object_store import AlreadyExists, Content, ObjectStore, Stat, UploadedPart
 from blocks.sealing import UNLIMITED, Pace, Progress, damaged, unsealed
 from domain.errors import Failed, UsageError
 from domain.recovery import (
@@ -360,12 +360,12 @@ def copy_part(
         _require_same(target, there, part)
         return
     upload = target.store.upload(part.key, locked_until=locked_until)
-    done = {one.number for one in upload.done}
+    done = {one.number: one for one in upload.done}
     sent, number = 0, 0
     with source.open(part) as content:
         while data := _exactly(content, upload.part_bytes):
             number += 1
-            if number not in done:
+            if not _is_there(done.get(number), data):
                 pace.spend(len(data))
                 upload.put(number, data)
             sent += len(data)
@@ -381,6 +381,13 @@ def copy_part(
     except Failed:
         upload.abort()  # parts of another attempt did not fit: the next one begins anew
         raise
+
+
+def _is_there(part: UploadedPart | None, data: bytes) -> bool:
+    """Whether an earlier copy has sent this piece; another one of that number is sent again."""
+    if part is None or part.bytes != len(data):
+        return False
+    return part.sha256 in (None, hashlib.sha256(data).hexdigest())
 
 
 def _require_same(target: Vault, there: Stat, part: Part) -> None:

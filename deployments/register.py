@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.flows import Flow
 
+    from blocks.backup_locations import BackupLocation
+
 PLATFORM = "sandbox"
 AUTOMATIONS_PREFIX = "slipway: "
 RECOVERY = f"{AUTOMATIONS_PREFIX}recover crashed releases"
@@ -119,13 +121,20 @@ async def save_platform(addresses: Mapping[str, str], keys: Mapping[str, tuple[s
     await platform.save(PLATFORM, overwrite=True)
 
 
-def backup_locations(addresses: Mapping[str, str]) -> list[dict[str, str]]:
+def backup_locations(addresses: Mapping[str, str]) -> list[BackupLocation]:
     """Where the sandbox keeps recovery points: two regions of "aws", and "gcp"."""
-    folder = Path(addresses["store"]).parent / "backups"
+    from blocks.backup_locations import BackupLocation
+
+    def s3(name: str, bucket: str, region: str) -> BackupLocation:
+        return BackupLocation(name=name, kind="s3", bucket=bucket, region=region,
+                              endpoint=addresses["s3_endpoint"], create=True)  # fmt: skip
+
     return [
-        {"name": name, "kind": "file", "bucket": str(folder / name)}
-        for name in ("aws", "aws-second-region", "gcp")
-    ]
+        s3("aws", "slipway-backups", "eu-west-1"),
+        s3("aws-second-region", "slipway-backups-2", "us-west-2"),
+        BackupLocation(name="gcp", kind="gcs", bucket="slipway-backups-gcp",
+                       endpoint=addresses["gcs_endpoint"], create=True),
+    ]  # fmt: skip
 
 
 async def offer_blocks() -> None:

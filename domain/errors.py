@@ -559,6 +559,14 @@ CATALOGUE: dict[str, Page] = {
         # 12x: PostgreSQL backups
         # 10x: object stores
         Page(
+            "SLP100",
+            "an object store refuses the credentials",
+            4,
+            "The key is wrong, has expired, lacks a right, or the bucket belongs to another "
+            "account than the one named.",
+            "Give the location the right credentials, or correct the owner of its bucket.",
+        ),
+        Page(
             "SLP101",
             "an object store could not be listed",
             1,
@@ -567,12 +575,26 @@ CATALOGUE: dict[str, Page] = {
             "Repair what the message names, then run it again.",
         ),
         Page(
+            "SLP102",
+            "there is no such bucket",
+            2,
+            "The location names a bucket that does not exist.",
+            "Create it, with versioning and object lock, or correct the name.",
+        ),
+        Page(
             "SLP103",
             "a stored object is not what was sent",
             1,
             "The store returned another checksum, or another size, than what was written.",
             "Run it again; the unfinished object is not used. If it happens again, test the disk "
             "or the connection.",
+        ),
+        Page(
+            "SLP104",
+            "an object store does not answer",
+            1,
+            "The connection failed, or the store answered with an error, until the deadline.",
+            "Run it again when the store is back; what was finished is not done twice.",
         ),
         # 11x: retention
         Page(
