@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
 from typing import IO, Protocol
 
 import psycopg
@@ -37,6 +38,7 @@ from domain.pg_archive import ArchiveReader
 from domain.pg_inventory import Inventory, archive_differences, told
 
 PIECE_BYTES = 1 << 20
+_PIECES_AHEAD = 4
 _SHOWN = 5
 
 # pg_restore from 17 on sends this, and servers before 17 refuse it.
@@ -324,12 +326,39 @@ def _pass_on(writer: subprocess.Popen[bytes], taker: subprocess.Popen[bytes]) ->
 
 
 def _pump(feed: _Checked, process: subprocess.Popen[bytes]) -> None:
-    """Give the archive to a program. It may stop listening: why, its exit says."""
+    """Give the archive to a program, which takes one piece while the next ones are hashed.
+
+    It may stop listening: why, its exit says. When the archive fails, the program is killed before
+    it sees the end of its input.
+    """
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
+    pieces: Queue[bytes | None] = Queue(_PIECES_AHEAD)
+    deaf = threading.Event()
+    writer = threading.Thread(target=_write, args=(process.stdin, pieces, deaf), daemon=True)
+    writer.start()
+    try:
         for piece in feed.pieces():
-            process.stdin.write(piece)
+            if deaf.is_set():
+                break
+            pieces.put(piece)
+    except BaseException:
+        process.kill()  # which also ends a write that waits
+        raise
+    finally:
+        pieces.put(None)
+        writer.join()
+    with contextlib.suppress(BrokenPipeError):
         process.stdin.close()
+
+
+def _write(stdin: IO[bytes], pieces: Queue[bytes | None], deaf: threading.Event) -> None:
+    """Take every piece, also when nobody listens any more, so that no ``put`` waits for ever."""
+    while (piece := pieces.get()) is not None:
+        if not deaf.is_set():
+            try:
+                stdin.write(piece)
+            except OSError:
+                deaf.set()
 
 
 def _await(process: subprocess.Popen[bytes], errors: IO[bytes], login: Login) -> None:
