@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import subprocess
 import tempfile
@@ -21,6 +22,7 @@ from domain.redaction import Redactor, secrets_in
 
 _KEPT = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "LD_LIBRARY_PATH", "USER", "LOGNAME")
 _STDERR_BYTES = 16_384
+PIPE_BYTES = 1 << 20
 
 # What is written must not depend on the settings of a server or a database: the text of times
 # and bytes is hashed, and another copy of the data gives the same only under the same settings.
@@ -176,10 +178,23 @@ class Program:
         stdout: int = subprocess.DEVNULL,
     ) -> subprocess.Popen[bytes]:
         """Start it in a session of its own, so that a Ctrl-C meant for us does not end it."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [self.path, *arguments],
             env=dict(environ), stdin=stdin, stdout=stdout, stderr=errors, start_new_session=True,
         )  # fmt: skip
+        widen(process.stdin)
+        widen(process.stdout)
+        return process
+
+
+def widen(pipe: IO[bytes] | None) -> None:
+    """Let a pipe hold more than the usual 64 KiB, where the system lets us (Linux).
+
+    A thread of ours may wait some milliseconds for the interpreter; the program goes on meanwhile.
+    """
+    if pipe is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def find(name: str, *, server: int, folder: Path | None = None, same: bool = False) -> Program:
