@@ -281,6 +281,7 @@ CREATE TABLE IF NOT EXISTS slipway.heartbeat (
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     source text NOT NULL
 );
+CREATE INDEX IF NOT EXISTS heartbeat_at ON slipway.heartbeat (at);
 """
 
 

@@ -53,7 +53,7 @@ class Login:
         url: ``postgresql://user:password@host:port/database``, or any connection string of libpq.
 
     Raises:
-        UsageError: SLP120, the string cannot be read or holds what no environment can carry.
+        Failed: SLP128, the string cannot be read.
     """
 
     url: str = field(repr=False)
@@ -63,7 +63,7 @@ class Login:
         try:
             parts = {k: str(v) for k, v in conninfo.conninfo_to_dict(self.url).items()}
         except psycopg.ProgrammingError as error:
-            raise UsageError(
+            raise Failed(
                 "SLP128",
                 "the address of the database cannot be read",
                 help="write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
@@ -85,11 +85,11 @@ class Login:
         """Environment of a program that connects there; other users cannot read it.
 
         Raises:
-            UsageError: SLP128, a secret part of the string has no variable.
+            Failed: SLP128, a secret part of the string has no variable.
         """
         homeless = sorted(self._homeless() & _secret_options())
         if homeless:
-            raise UsageError(
+            raise Failed(
                 "SLP128",
                 f"the address of the database has {', '.join(homeless)}, which could only be "
                 "passed on where every user of the machine reads it",
