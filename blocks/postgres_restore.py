@@ -280,17 +280,18 @@ def _restore_as_script(feed: _Checked, login: Login, program: Program, owners: b
     """For a server before 17: pg_restore writes SQL, from which psql gets all it can take.
 
     A pg_restore of 17 or newer has to read what a pg_dump of that version wrote, and begins with
-    a setting that older servers refuse.
+    a setting that older servers refuse. The transaction is begun and committed by the SQL itself:
+    psql's own would be committed at the end of its input, and so also when we are killed.
     """
     psql = find("psql", server=program.major, folder=program.path.parent)
     kept = [] if owners else ["--no-owner", "--no-privileges"]
     with error_file() as errors:
         writer = program.start(
-            "--format=custom", "--file=-", "--no-tablespaces", *kept,
+            "--format=custom", "--single-transaction", "--file=-", "--no-tablespaces", *kept,
             environ=login.environ, errors=errors, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         taker = psql.start(
-            "--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1",
+            "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1",
             "--no-password", login.argument,
             environ=login.environ, errors=errors, stdin=subprocess.PIPE,
         )  # fmt: skip
@@ -305,7 +306,6 @@ def _restore_as_script(feed: _Checked, login: Login, program: Program, owners: b
                 taker.stdin.close()
             _await(taker, errors, login)
         finally:
-            # psql first: at the end of its input it would commit what it has.
             taker.kill()
             end(writer)
             lines.join()
