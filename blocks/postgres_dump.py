@@ -29,7 +29,7 @@ from domain.pg_archive import ArchiveReader, Sample
 from domain.pg_inventory import Inventory
 from domain.recovery import Facts, MemberKind
 
-_PIPE_BYTES = 1 << 16  # what a pipe holds; asking for more only makes room that stays empty
+_READ_BYTES = 1 << 18  # asking for more than a pipe gives only makes room that stays empty
 
 
 class PostgresSource:
@@ -133,7 +133,7 @@ class PostgresStream:
         if self._inventory is not None:
             return b""
         assert self._process.stdout is not None
-        data = os.read(self._process.stdout.fileno(), min(size, _PIPE_BYTES))
+        data = os.read(self._process.stdout.fileno(), min(size, _READ_BYTES))
         if data:
             self._reader.feed(data)
             return data
@@ -243,7 +243,7 @@ class GlobalsStream:
         if self._ended:
             return b""
         assert self._process.stdout is not None
-        data = os.read(self._process.stdout.fileno(), min(size, _PIPE_BYTES))
+        data = os.read(self._process.stdout.fileno(), min(size, _READ_BYTES))
         if data:
             text = self._last + data
             self._roles += text.count(b"\nCREATE ROLE ")
@@ -281,6 +281,7 @@ CREATE TABLE IF NOT EXISTS slipway.heartbeat (
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     source text NOT NULL
 );
+CREATE INDEX IF NOT EXISTS heartbeat_at ON slipway.heartbeat (at);
 """
 
 

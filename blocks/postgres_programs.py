@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import subprocess
 import tempfile
@@ -21,6 +22,7 @@ from domain.redaction import Redactor, secrets_in
 
 _KEPT = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "LD_LIBRARY_PATH", "USER", "LOGNAME")
 _STDERR_BYTES = 16_384
+PIPE_BYTES = 1 << 20
 
 # What is written must not depend on the settings of a server or a database: the text of times
 # and bytes is hashed, and another copy of the data gives the same only under the same settings.
@@ -51,7 +53,7 @@ class Login:
         url: ``postgresql://user:password@host:port/database``, or any connection string of libpq.
 
     Raises:
-        UsageError: SLP120, the string cannot be read or holds what no environment can carry.
+        Failed: SLP128, the string cannot be read.
     """
 
     url: str = field(repr=False)
@@ -61,7 +63,7 @@ class Login:
         try:
             parts = {k: str(v) for k, v in conninfo.conninfo_to_dict(self.url).items()}
         except psycopg.ProgrammingError as error:
-            raise UsageError(
+            raise Failed(
                 "SLP128",
                 "the address of the database cannot be read",
                 help="write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
@@ -83,11 +85,11 @@ class Login:
         """Environment of a program that connects there; other users cannot read it.
 
         Raises:
-            UsageError: SLP128, a secret part of the string has no variable.
+            Failed: SLP128, a secret part of the string has no variable.
         """
         homeless = sorted(self._homeless() & _secret_options())
         if homeless:
-            raise UsageError(
+            raise Failed(
                 "SLP128",
                 f"the address of the database has {', '.join(homeless)}, which could only be "
                 "passed on where every user of the machine reads it",
@@ -176,10 +178,23 @@ class Program:
         stdout: int = subprocess.DEVNULL,
     ) -> subprocess.Popen[bytes]:
         """Start it in a session of its own, so that a Ctrl-C meant for us does not end it."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [self.path, *arguments],
             env=dict(environ), stdin=stdin, stdout=stdout, stderr=errors, start_new_session=True,
         )  # fmt: skip
+        widen(process.stdin)
+        widen(process.stdout)
+        return process
+
+
+def widen(pipe: IO[bytes] | None) -> None:
+    """Let a pipe hold more than the usual 64 KiB, where the system lets us (Linux).
+
+    A thread of ours may wait some milliseconds for the interpreter; the program goes on meanwhile.
+    """
+    if pipe is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def find(name: str, *, server: int, folder: Path | None = None, same: bool = False) -> Program:

@@ -704,7 +704,7 @@ CATALOGUE: dict[str, Page] = {
             "SLP128",
             "the PostgreSQL server does not answer",
             1,
-            "No connection to the server or to that database.",
+            "No connection to the server or to that database, or an address that cannot be read.",
             "Check the address and that the database exists; run it again when the server is back.",
         ),
         Page(

@@ -272,7 +272,7 @@ def test_no_argument_shows_the_password(rich: str) -> None:
 
 
 def test_what_no_environment_can_carry_is_refused(rich: str) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(Failed) as caught:
         _ = Login(wrong(rich, sslpassword="hidden-one")).environ
     assert "sslpassword" in caught.value.cause and "hidden-one" not in str(caught.value)
 
@@ -285,7 +285,7 @@ def test_what_has_no_variable_and_is_no_secret_is_passed_on(rich: str) -> None:
 
 
 def test_an_address_that_cannot_be_read_is_refused_without_being_shown() -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(Failed) as caught:
         Login("postgresql://me:my-secret@host:port:extra/x?nonsense")
     assert "my-secret" not in str(caught.value)
 
