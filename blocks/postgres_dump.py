@@ -38,6 +38,7 @@ class PostgresSource:
     Args:
         url: of the database. It holds the password, which no argument and no message shows.
         folder: where pg_dump is; without it, the first that is not older than the server.
+        rows: look at each row as it passes; see ``ArchiveReader``.
         sample_rows: rows of each table that ``PostgresStream.sample`` keeps.
         lock_wait: how long a table may be locked by a migration before the dump fails; without a
             limit both would wait for as long as it runs, and everything else behind them.
@@ -50,10 +51,12 @@ class PostgresSource:
         url: str,
         *,
         folder: Path | None = None,
+        rows: bool = True,
         sample_rows: int = 0,
         lock_wait: timedelta = timedelta(minutes=5),
     ) -> None:
-        self._login, self._folder, self._sample_rows = Login(url), folder, sample_rows
+        self._login, self._folder = Login(url), folder
+        self._rows, self._sample_rows = rows, sample_rows
         self._lock_wait = lock_wait
 
     @contextmanager
@@ -79,7 +82,8 @@ class PostgresSource:
                 )  # fmt: skip
                 try:
                     yield PostgresStream(
-                        process, errors, self._login, ArchiveReader(sample_rows=self._sample_rows),
+                        process, errors, self._login,
+                        ArchiveReader(rows=self._rows, sample_rows=self._sample_rows),
                         _Known(data_time, extensions, program, version),
                     )  # fmt: skip
                 finally:

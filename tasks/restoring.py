@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from blocks import sealing
 from blocks.platform import Platform
 from blocks.postgres import PostgresServer
-from blocks.postgres_dump import PostgresSource
 from blocks.postgres_programs import Login
-from blocks.postgres_restore import PIECE_BYTES, Restored, restore
+from blocks.postgres_proof import inventory_of_copy
+from blocks.postgres_restore import Restored, restore
 from blocks.vault import Vault
 from domain.errors import Failed, SlipwayError, UsageError
 from domain.pg_inventory import Inventory, difference, told
@@ -117,7 +117,7 @@ def restore_database(
     with chosen.vault.plain(member, keys) as plain:
         restored = restore(plain, url, expected=expected, owners=False, replace=replace,
                            admin_url=admin)  # fmt: skip
-    compared = _compared(url, expected)
+    compared = _compared(url, restored.inventory)
     lineage = f"restored-{manifest.point}"
     set_lineage(url, lineage)
     place = Login(url).place
@@ -147,18 +147,16 @@ def _kept(restored: Restored) -> list[str]:
     return [f"what was there before is kept as database {restored.kept}"] if restored.kept else []
 
 
-def _compared(url: str, expected: Inventory) -> str:
-    with PostgresSource(url).open() as stream:
-        while stream.read(PIECE_BYTES):
-            pass
-        found = stream.inventory()
-    if differences := difference(expected, found, privileges=False):
+def _compared(url: str, saved: Inventory) -> str:
+    """The restored database, dumped once more, against the archive that it was made of."""
+    found = inventory_of_copy(url, saved)
+    if differences := difference(saved, found, privileges=False):
         raise Failed(
             "SLP124",
             f"the restored database is not what was saved: {told(differences)}",
             help="use another copy of the point; do not give this database to an application",
         )
-    return f"{len(expected.tables)} tables and {expected.rows} rows are as they were saved"
+    return f"{len(found.tables)} tables and {found.rows} rows are as they were saved"
 
 
 def target_url(platform: Platform, to: str) -> tuple[str, str | None]:

@@ -214,7 +214,7 @@ def sources(platform: Platform, saving: Saving) -> list[Source | Member]:
     found: list[Source | Member] = []
     if application.database:
         url = platform.database.admin_url(database_name(application.name, saving.environment))
-        found += [PostgresSource(url), GlobalsSource(url)]
+        found += [PostgresSource(url, rows=False), GlobalsSource(url)]
     else:
         reason = "the application declares no database"
         found += [_skipped(MemberKind.POSTGRES, reason), _skipped(MemberKind.GLOBALS, reason)]
