@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from blocks.object_store import AlreadyExists, Content, ObjectStore, Stat
+from blocks.pieces import Pieces
 from domain.errors import Failed, UsageError
 from domain.object_index import BadIndex, ChangeKind, IndexReader, IndexWriter, Saved, changes
 from domain.recovery import Facts, MemberKind
@@ -169,8 +170,8 @@ class ObjectsStream:
     def __init__(
         self, pieces: Iterator[bytes], writer: IndexWriter, tally: Tally, at: datetime
     ) -> None:
-        self._pieces, self._writer, self._tally, self._at = pieces, writer, tally, at
-        self._rest, self._failed, self._ended = b"", False, False
+        self._pieces = Pieces(pieces)
+        self._writer, self._tally, self._at = writer, tally, at
 
     def read(self, size: int) -> bytes:
         """See ``blocks.dump.Stream.read``.
@@ -179,27 +180,13 @@ class ObjectsStream:
             Failed: SLP133, an object changes all the time; SLP134, the index before is damaged;
                 what the store raises when it cannot be listed or read.
         """
-        if self._failed:
-            raise _bad_index("the dump has failed before")
         try:
-            parts = [self._rest]
-            have = len(self._rest)
-            while have < size and (piece := next(self._pieces, b"")):
-                parts.append(piece)
-                have += len(piece)
+            return self._pieces.read(size)
         except BadIndex as error:
-            self._failed = True
             raise _bad_index(error) from error
-        except BaseException:
-            self._failed = True
-            raise
-        whole = b"".join(parts)
-        self._rest = whole[size:]
-        self._ended = not whole
-        return whole[:size]
 
     def facts(self) -> Facts:
-        if not self._ended:
+        if not self._pieces.ended:
             raise RuntimeError("the dump has not ended")
         return Facts(
             data_time=self._at,

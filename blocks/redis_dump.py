@@ -37,6 +37,7 @@ import xxhash
 from redis.connection import parse_url
 from redis.exceptions import NoPermissionError
 
+from blocks.pieces import Pieces
 from domain import rdb
 from domain.errors import Failed, SlipwayError, Unauthorised, UsageError
 from domain.rdb import Entry, Header, NotRdb, Reader, Writer
@@ -91,7 +92,7 @@ class RedisStream:
 
     def __init__(self, url: str, dump: _Snapshot | _PerKey) -> None:
         self._url, self._dump = url, dump
-        self._pieces, self._rest = dump.pieces(), memoryview(b"")
+        self._pieces = Pieces(dump.pieces())
 
     def read(self, size: int) -> bytes:
         """See ``blocks.dump.Stream.read``.
@@ -99,23 +100,12 @@ class RedisStream:
         Raises:
             Failed: SLP130, the connection broke; SLP131, a value cannot be read.
         """
-        parts, have = [], 0
         with _told(self._url):
-            while have < size:
-                if not self._rest:
-                    self._rest = memoryview(next(self._pieces, b""))
-                    if not self._rest:
-                        break
-                part, self._rest = self._rest[: size - have], self._rest[size - have :]
-                parts.append(part)
-                have += len(part)
-        if not have and self._dump.inventory is None:
-            raise _failed(self._url, "the dump has failed before")
-        return b"".join(parts)
+            return self._pieces.read(size)
 
     def inventory(self) -> RedisInventory:
         """Raises RuntimeError before the end."""
-        if self._dump.inventory is None or self._rest:
+        if self._dump.inventory is None or not self._pieces.ended:
             raise RuntimeError("the dump has not ended")
         return self._dump.inventory
 
