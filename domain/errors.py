@@ -715,6 +715,91 @@ CATALOGUE: dict[str, Page] = {
             "database from here.",
             "Correct the login in the block that names the database.",
         ),
+        # 13x: the other members of a recovery point
+        Page(
+            "SLP130",
+            "Redis could not be saved or restored",
+            1,
+            "The server did not answer, or refused, before all keys were read or written. What "
+            "was read is not a backup; a database that was being filled is filled in part.",
+            "Correct what the server says. Empty the database that was being filled, then run it "
+            "again.",
+        ),
+        Page(
+            "SLP131",
+            "this is no whole Redis database",
+            1,
+            "The file is cut, damaged, has no checksum, or holds values of a type that is not "
+            "known (hashes whose fields expire, of Redis 7.4).",
+            "Use another copy of the recovery point, or another point. `slipway backups` shows "
+            "which are proved.",
+        ),
+        Page(
+            "SLP132",
+            "the target of the restore holds something already",
+            2,
+            "A restore into a Redis database or an object store that is not empty would mix old "
+            "and new, and a proof would count what was there before. Nothing was changed.",
+            "Restore into an empty one.",
+        ),
+        Page(
+            "SLP133",
+            "an object could not be saved",
+            1,
+            "An object of the application's storage changed each time while it was being read, "
+            "so no copy of it is whole.",
+            "Run it again when less is being written, or let the application write new objects "
+            "instead of changing them.",
+        ),
+        Page(
+            "SLP134",
+            "an index of saved objects is damaged",
+            1,
+            "The list of the objects of a recovery point is cut, out of order or not understood. "
+            "Nothing was carried over from it.",
+            "Use the index of another copy. A backup without an index before it reads everything "
+            "again, and is whole.",
+        ),
+        Page(
+            "SLP135",
+            "an object could not be restored",
+            1,
+            "Its saved content is missing, or is not what the index says.",
+            "Restore it from another copy. Objects before it, by name, are restored; run it again "
+            "for the rest.",
+        ),
+        Page(
+            "SLP136",
+            "Kubernetes objects could not be read",
+            1,
+            "The Kubernetes API did not answer, or a list ended early and could not be begun "
+            "anew. An incomplete list is not a backup.",
+            "Run it again when the API server is back.",
+        ),
+        Page(
+            "SLP137",
+            "an RDS snapshot failed",
+            1,
+            "RDS did not make or copy the snapshot, or not in time. The message has its own words: "
+            "a quota, a disabled key, a database that is being changed.",
+            "Correct that and run it again: it goes on with the same snapshot.",
+        ),
+        Page(
+            "SLP138",
+            "a snapshot may not be deleted",
+            2,
+            "It is not one of Slipway's, belongs to somebody else, is held, or was made by RDS "
+            "itself. Nothing was deleted.",
+            "Delete it with the tools of its owner, or end the hold first.",
+        ),
+        Page(
+            "SLP139",
+            "a system that is to be saved refuses the login",
+            4,
+            "Redis, Kubernetes, Prefect or AWS does not accept the credentials, or they do not "
+            "allow what a backup needs.",
+            "The message names the system and the right that is missing.",
+        ),
         # 14x: backups
         Page(
             "SLP140",
