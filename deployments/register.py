@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 PLATFORM = "sandbox"
 AUTOMATIONS_PREFIX = "slipway: "
 RECOVERY = f"{AUTOMATIONS_PREFIX}recover crashed releases"
+STALENESS = f"{AUTOMATIONS_PREFIX}backups went stale"
 
 # The automation's actor: it acts when nobody looks.
 _ROBOT = "slipway automation"
@@ -72,7 +73,8 @@ async def register(
         }
         await prune(client, set(known.values()))
         if "recover" in known:
-            await ensure_recovery(client, known["recover"])
+            await ensure_automation(client, recovery_automation(known["recover"]))
+        await ensure_automation(client, staleness_automation())
     return [str(identity) for identity in known.values()]
 
 
@@ -212,12 +214,12 @@ async def prune(client: PrefectClient, wanted: set[UUID]) -> None:
             await client.delete_deployment(found.id)
 
 
-async def ensure_recovery(client: PrefectClient, recover: UUID) -> None:
-    """One automation of this name: `create` alone would make one more every time."""
+async def ensure_automation(client: PrefectClient, raw: Mapping[str, Any]) -> None:
+    """One automation of that name: `create` alone would make one more every time."""
     from prefect.events.schemas.automations import AutomationCore
 
-    wanted = AutomationCore.model_validate(recovery_automation(recover))
-    first, *others = [*await client.read_automations_by_name(RECOVERY), None]
+    wanted = AutomationCore.model_validate(raw)
+    first, *others = [*await client.read_automations_by_name(wanted.name), None]
     for surplus in others:
         if surplus is not None:
             await client.delete_automation(surplus.id)
@@ -225,6 +227,27 @@ async def ensure_recovery(client: PrefectClient, recover: UUID) -> None:
         await client.create_automation(wanted)
     else:
         await client.update_automation(first.id, wanted)
+
+
+def staleness_automation() -> dict[str, Any]:
+    """The server itself misses a proof that did not come, also when no worker runs any more."""
+    return {
+        "name": STALENESS,
+        "description": "A location whose copies were proved before has had none proved for 26 "
+        "hours. See `slipway backups APP -e E` and the runs of `nightly`.",
+        "enabled": True,
+        "trigger": {
+            "type": "event",
+            "posture": "Proactive",
+            "after": ["slipway.copy.proved"],
+            "expect": ["slipway.copy.proved"],
+            "match": {"prefect.resource.id": "slipway.copy.*"},
+            "for_each": ["prefect.resource.id"],
+            "threshold": 1,
+            "within": timedelta(hours=26),
+        },
+        "actions": [{"type": "do-nothing"}],
+    }
 
 
 def recovery_automation(recover: UUID) -> dict[str, Any]:

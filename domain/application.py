@@ -211,10 +211,6 @@ class Backups(_Model):
         "when the application can work with it.",
     )
     service: Name | None = Field(None, description="Whose bundle runs it; the first by default.")
-    objects: tuple[str, ...] = Field(
-        (),
-        description="Object storage to save: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, file:///DIR.",
-    )
 
 
 class CanaryStep(_Model):

@@ -16,11 +16,13 @@ from prefect.exceptions import ObjectNotFound
 
 from blocks import sealing
 from blocks.dump import Source
+from blocks.kubernetes_dump import LocalClusterSource, SecretsSource, prefect_secret
 from blocks.object_store import AlreadyExists
 from blocks.platform import Platform
 from blocks.postgres import database_name
 from blocks.postgres_dump import GlobalsSource, PostgresSource, beat
 from blocks.records import Records
+from blocks.redis_dump import RedisSource
 from blocks.sealing import Pace
 from blocks.vault import Vault, copy_part
 from domain.backup_report import CopyReport, KeyReport, described
@@ -209,15 +211,29 @@ def is_running(run: str) -> bool:
 
 
 def sources(platform: Platform, saving: Saving) -> list[Source | Member]:
-    """What to save, and for what is not there the reason, in the order in which it is saved."""
-    application = saving.record.application
+    """What to save, and for what is not there the reason, in the order in which it is saved.
+
+    The database comes first: its snapshot is the point's moment, and the rest follows quickly.
+    """
+    application, environment = saving.record.application, saving.environment
     found: list[Source | Member] = []
     if application.database:
-        url = platform.database.admin_url(database_name(application.name, saving.environment))
+        url = platform.database.admin_url(database_name(application.name, environment))
         found += [PostgresSource(url, rows=False), GlobalsSource(url)]
     else:
         reason = "the application declares no database"
         found += [_skipped(MemberKind.POSTGRES, reason), _skipped(MemberKind.GLOBALS, reason)]
+    if application.cache:
+        found.append(RedisSource(platform.redis.ensure(f"{application.name}/{environment}")))
+    else:
+        found.append(_skipped(MemberKind.REDIS, "the application declares no cache"))
+    found.append(LocalClusterSource(platform.cluster, platform.edge, application.name, environment))
+    declared = application.environments.get(environment)
+    if declared and declared.secrets:
+        found.append(SecretsSource(dict(declared.secrets), prefect_secret))
+    else:
+        found.append(_skipped(MemberKind.SECRETS, "the environment names no secrets"))
+    found.append(_skipped(MemberKind.OBJECTS, "no object storage is saved yet"))
     return found
 
 
