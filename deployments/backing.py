@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from blocks.backup_locations import BackupLocation, open_store
@@ -15,11 +15,13 @@ from deployments import releasing
 from deployments.commands import place_of, tags
 from deployments.console import Console, table
 from deployments.releasing import Place, Started
+from domain import retention_history
+from domain.application import Backups
 from domain.backup_report import described
 from domain.errors import SlipwayError, UsageError
-from domain.journal import live
+from domain.journal import Release, live
 from domain.recovery import Copy, CopyState, Lineage, Rung, newest_proved
-from domain.retention import ALL
+from domain.retention import ALL, Policy
 from domain.units import format_bytes, format_duration
 from sandbox.home import Home
 
@@ -188,12 +190,43 @@ def hold(
     return 0
 
 
+def simulate(home: Home, console: Console, application: str, environment: str, nights: int) -> int:
+    """Show what the application's policy does on made-up nights; needs no running sandbox.
+
+    Raises:
+        UsageError: SLP000, not a number of nights that could be shown.
+    """
+    if not 1 <= nights <= 3660:
+        raise UsageError("SLP000", f"--simulate is {nights}", help="give 1 to 3660 nights")
+    releasing.require_known(home.store, application, environment)
+    place = Place("", "", home.store)
+    current = live(place.journal(application, environment).history())
+    declared = _policy(place, current) if current else Backups()
+    start = datetime.now(UTC).replace(hour=2, minute=0, second=0, microsecond=0)
+    start -= timedelta(days=nights - 1)
+    seen = list(retention_history.simulate(Policy.of(declared), nights, start))
+    lines = [line for night in seen for line in night.lines()]
+    lines += [f"at the end: {line}" for line in seen[-1].planned.lines(seen[-1].at)]
+    document = {
+        "simulated": True,
+        "application": application,
+        "nights": nights,
+        "lines": lines,
+        "summary": retention_history.summary(seen),
+    }
+    console.finish("\n".join([*lines, retention_history.summary(seen)]), document)
+    return 0
+
+
+def _policy(place: Place, release: Release) -> Backups:
+    return Records(FileStore(place.store)).record(release.digest).application.backups
+
+
 def _needed(place: Place, application: str, environment: str) -> Rung:
     current = live(place.journal(application, environment).history())
     if current is None:
         return Rung.CONTENT_HASHED
-    policy = Records(FileStore(place.store)).record(current.digest).application.backups
-    return Rung.PROBED if policy.probe else Rung.CONTENT_HASHED
+    return Rung.PROBED if _policy(place, current).probe else Rung.CONTENT_HASHED
 
 
 def _summary(

@@ -685,6 +685,9 @@ def expire_backups(
     approve: Annotated[
         str, typer.Option("--approve", metavar="PLAN", help="The plan that you have read.")
     ] = "",
+    simulate: Annotated[
+        int, typer.Option("--simulate", metavar="NIGHTS", help="Show the policy on made-up nights.")
+    ] = 0,
     detach: Detach = False,
 ) -> int:
     """Show which backups may go and why, and with --apply let them go.
@@ -692,9 +695,12 @@ def expire_backups(
     Examples:
         slipway expire diet-game -e production
         slipway expire diet-game -e production --apply
+        slipway expire diet-game -e production --simulate 45
     """
     from deployments import backing
 
+    if simulate:
+        return backing.simulate(_home(), _console(context), application, environment, simulate)
     given = {"apply": apply, "approve": approve}
     return backing.start(
         _home(), _console(context), "expire", application, environment, given, detach=detach

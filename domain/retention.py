@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 
+from domain.application import Backups
 from domain.recovery import CopyState
 from domain.units import format_bytes, format_duration
 
@@ -56,6 +57,17 @@ class Policy:
     clock_doubt: timedelta = timedelta(minutes=5)
     most_share: float = 0.1
     most_free: int = 3
+
+    @classmethod
+    def of(cls, declared: Backups) -> Policy:
+        """What application.yaml says."""
+        return cls(
+            retention=declared.retention,
+            grace=declared.grace,
+            keep_proved=declared.keep_proved,
+            weekly=declared.weekly,
+            monthly=declared.monthly,
+        )
 
     def window_start(self, now: datetime) -> datetime:
         return datetime.combine(now.date(), datetime.min.time(), UTC) - self.retention

@@ -37,24 +37,28 @@ class DemoFailed(Exception):
 def main() -> int:
     began = time.monotonic()
     os.chdir(ROOT)
-    say("1/8", "start the sandbox: Prefect, PostgreSQL, Redis, Traefik, a cluster")
+    say("1/10", "start the sandbox: Prefect, PostgreSQL, Redis, Traefik, a cluster")
     up = slipway("up")
     addresses = up["addresses"]
     first, second, bad, good = prepare_sources()
-    say("2/8", f"release {APPLICATION} 1.0.0 to {ENVIRONMENT}")
+    say("2/10", f"release {APPLICATION} 1.0.0 to {ENVIRONMENT}")
     releases = [ship(first)]
-    say("3/8", f"{USERS} users sign in, look for foods and log meals, from now to the end")
+    say("3/10", f"{USERS} users sign in, look for foods and log meals, from now to the end")
     with users(addresses["edge_web"]) as traffic:
-        say("4/8", f"release {APPLICATION} 1.1.0 under that traffic: a new table, blue-green")
+        say("4/10", f"release {APPLICATION} 1.1.0 under that traffic: a new table, blue-green")
         releases.append(ship(second))
-        say("5/8", "go back to 1.0.0 and forward to 1.1.0 again")
+        say("5/10", "go back to 1.0.0 and forward to 1.1.0 again")
         releases += [go_back(), go_back()]
     with users(addresses["edge_web"]) as canaries:
-        say("6/8", "release 1.2.0 as a canary: 1 in 20 of its answers is an error, in production only")
+        say("6/10", "release 1.2.0 as a canary: 1 in 20 of its answers is an error, in production only")
         releases.append(caught(slipway("release", str(bad), *WHERE, expected=1)))
-        say("7/8", "release 1.2.1 as a canary: the same, repaired")
+        say("7/10", "release 1.2.1 as a canary: the same, repaired")
         releases.append(ship(good))
-    say("8/8", "count")
+    say("8/10", "back up what the users wrote, and prove it by restoring it from three places")
+    saved = slipway("backup", APPLICATION, *WHERE)
+    say("9/10", "45 nights of such backups under a policy of 30 days, with a clock of their own")
+    expired = slipway("expire", APPLICATION, *WHERE, "--simulate", "45")
+    say("10/10", "count")
     harmed = releases[-2]["failed_requests"]
     kept = traffic["failed_requests"] == 0 and canaries["failed_requests"] <= harmed
     result = {
@@ -67,6 +71,8 @@ def main() -> int:
         "users": traffic,
         "users_during_canaries": canaries,
         "releases": releases,
+        "backup": {key: saved[key] for key in ("outcome", "point", "data_time", "copies")},
+        "expiry": {key: expired[key] for key in ("simulated", "nights", "lines", "summary")},
     }
     STATE.mkdir(exist_ok=True)
     (STATE / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -203,6 +209,16 @@ def show(result: dict[str, Any]) -> None:
         f" back {bad['rollback_seconds']:.1f} s later; only its own {bad['failed_requests']} errors"
         " reached users"
     )
+    copies = result["backup"]["copies"]
+    print(
+        f"\nbackup of {result['backup']['data_time'][:19]} UTC: "
+        + ", ".join(f"{c['location']} {c['rung']} in {c['restore_seconds']:.1f} s" for c in copies)
+        + f"; {sum(c['twins_caught'] for c in copies)} of {sum(c['twins'] for c in copies)} "
+        "damaged twins refused"
+    )
+    print(f"expiry: {result['expiry']['summary']}; last of its reasons:")
+    for line in result["expiry"]["lines"][-6:]:
+        print(f"  {line}")
     answers(result["addresses"]["prefect_ui"])
     print(f"\nPrefect UI      {result['addresses']['prefect_ui']}")
     print(f"application     {result['addresses']['application']}")

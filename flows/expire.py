@@ -10,9 +10,10 @@ from prefect.client.schemas.objects import State
 
 from blocks.platform import load_platform
 from domain.backup_report import BackupOutcome, verdict_on
+from domain.retention import Policy
 from tasks.accounts import Account, accounted
 from tasks.alerts import ALERTS
-from tasks.expiring import carry_out, decide, policy_of
+from tasks.expiring import carry_out, decide
 from tasks.naming import run_name
 from tasks.proving import needed_rung
 from tasks.saving import is_running, live_release, vaults_of
@@ -39,7 +40,7 @@ def expire(
     target = load_platform(platform)
     with accounted(Account(target, application, environment, "expire")) as account:
         _, record = live_release(target, application, environment)
-        policy, now = policy_of(record.application.backups), datetime.now(UTC)
+        policy, now = Policy.of(record.application.backups), datetime.now(UTC)
         needed = needed_rung(record.application.backups)
         for vault in vaults_of(target, application, environment):
             decided = decide(vault, policy, needed, is_running, now, approve)

@@ -11,7 +11,6 @@ from prefect.cache_policies import NO_CACHE
 
 from blocks.object_store import Locked
 from blocks.vault import Vault
-from domain.application import Backups
 from domain.backup_report import CopyReport
 from domain.errors import Failed, SlipwayError
 from domain.recovery import Copy, CopyState, Rung, Tombstone, sequence_of
@@ -27,16 +26,6 @@ from domain.retention import (
     plan,
 )
 from domain.verdict import Verdict
-
-
-def policy_of(declared: Backups) -> Policy:
-    return Policy(
-        retention=declared.retention,
-        grace=declared.grace,
-        keep_proved=declared.keep_proved,
-        weekly=declared.weekly,
-        monthly=declared.monthly,
-    )
 
 
 def snapshot(
