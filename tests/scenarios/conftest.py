@@ -63,7 +63,7 @@ def connected(home: Home) -> Iterator[Home]:
     }
     forget_servers()
     with temporary_settings(updates=settings):
-        save_platform(addresses)
+        save_platform(addresses, home)
         yield home
         forget_servers()
 

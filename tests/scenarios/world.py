@@ -33,6 +33,7 @@ from blocks.journal import Journal
 from blocks.platform import Platform, load_platform
 from blocks.postgres import database_name
 from blocks.records import Records
+from deployments.register import backup_locations
 from domain.errors import SlipwayError
 from domain.journal import Outcome, Release, live, unfinished, verify
 from domain.release import Report
@@ -46,6 +47,7 @@ from flows.retry import retry
 from flows.rollback import rollback
 from sandbox import control
 from sandbox.home import Home
+from sandbox.keys import OFFLINE, ensure
 from tests.scenarios.apps import App
 from tests.scenarios.users import Users
 
@@ -442,8 +444,9 @@ def slot_name(application: str, environment: str) -> str:
     return f"slipway-{application}-{environment}"
 
 
-def save_platform(addresses: Mapping[str, str]) -> UUID:
+def save_platform(addresses: Mapping[str, str], home: Home) -> UUID:
     """The block that `slipway up` saves for people."""
+    keys = ensure(home)
     block = Platform(
         store_root=addresses["store"],
         bundles_root=addresses["bundles"],
@@ -457,6 +460,10 @@ def save_platform(addresses: Mapping[str, str]) -> UUID:
         database_url=addresses["database_aws_url"],
         redis_url=addresses["redis_url"],
         ui_url=addresses["prefect_ui"],
+        restore_url=addresses["database_gcp_url"],
+        backup_locations=backup_locations(addresses),
+        backup_recipients={name: public for name, (public, _) in keys.items()},
+        backup_keys={name: key for name, (_, key) in keys.items() if name not in OFFLINE},
     )
     saved: Any = block.save("sandbox", overwrite=True)
     assert isinstance(saved, UUID)
