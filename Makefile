@@ -35,9 +35,9 @@ up: $(READY)
 down: $(READY)
 	@$(BIN)/slipway down
 
-# Two workers: one has the scenarios on the real sandbox, the other everything else.
+# Three workers for two processors: two have half of the scenarios each, which mostly wait.
 test: $(READY)
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 3
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -m slow

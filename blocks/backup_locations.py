@@ -22,12 +22,44 @@ class BackupLocation(BaseModel):
     bucket: str = Field(description="Name of the bucket, or path of the directory.")
     region: str = ""
     endpoint: str = Field("", description="Other than the cloud's own.")
+    owner: str = Field("", description="AWS account that must own the bucket.")
+    project: str = Field("", description="Google Cloud project.")
+    create: bool = Field(False, description="Make the bucket where it is missing (emulators).")
 
 
 def open_store(where: BackupLocation, secrets: Mapping[str, Any] | None) -> ObjectStore:
-    """The store of a location; nothing is asked of it yet."""
+    """The store of a location.
+
+    Args:
+        secrets: `access_key` and `secret_key` (S3), or the JSON of a service account (GCS);
+            without, the machine's own credentials.
+    """
+    given = dict(secrets or {})
     match where.kind:
         case "file":
             return FileStore(Path(where.bucket))
-        case _:
-            raise NotImplementedError(where.kind)
+        case "s3":
+            from blocks.s3_store import S3Store  # boto3 is slow to import
+
+            # An emulator takes any key, but boto3 refuses to have none.
+            spare = "emulator" if where.create else ""
+            store = S3Store.connect(
+                where.bucket,
+                region=where.region,
+                endpoint=where.endpoint,
+                access_key=str(given.get("access_key", spare)),
+                secret_key=str(given.get("secret_key", spare)),
+                owner=where.owner,
+            )
+            if where.create:
+                store.create_bucket()
+            return store
+        case "gcs":
+            from blocks.gcs_store import GcsStore  # and so is Google's library
+
+            bucket = GcsStore.connect(
+                where.bucket, endpoint=where.endpoint, project=where.project, account=given
+            )
+            if where.create:
+                bucket.create_bucket()
+            return bucket

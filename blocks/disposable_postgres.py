@@ -36,6 +36,7 @@ from domain.errors import Failed
 
 USER = "slipway_disposable"
 _START_SECONDS = 60.0
+_END_SECONDS = 10.0
 _POLL_SECONDS = 0.02
 _YOUNG_SECONDS = 120.0  # a folder that its process may not have signed yet
 _LONGEST_SOCKET = 90  # bytes of the folder; the system takes 107 with the socket's name
@@ -241,7 +242,16 @@ def _end_server(place: Path) -> None:
                 for member in family:
                     with contextlib.suppress(psutil.Error):
                         member.kill()
-                psutil.wait_procs(family, timeout=10)
+                _await_end(family)
+
+
+def _await_end(family: list[psutil.Process]) -> None:
+    """Until none runs any more. A dead one may stay in the list for as long as its parent likes."""
+    deadline = time.monotonic() + _END_SECONDS
+    while time.monotonic() < deadline and any(
+        _lives(member.pid, member.create_time()) for member in family if member.is_running()
+    ):
+        time.sleep(_POLL_SECONDS)
 
 
 def _base(folder: Path | None) -> Path:

@@ -24,7 +24,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from domain.counting import added, gained
+from domain.counting import added
 from domain.errors import Failed
 from domain.flags import OFF, ON
 from domain.routing import Counts
@@ -56,7 +56,7 @@ class Arms:
     off: Counts = field(default_factory=Counts)
 
     def since(self, earlier: Arms) -> Arms:
-        return Arms(gained(earlier.on, self.on), gained(earlier.off, self.off))
+        return Arms(self.on.since(earlier.on), self.off.since(earlier.off))
 
     def __add__(self, other: Arms) -> Arms:
         return Arms(added(self.on, other.on), added(self.off, other.off))

@@ -14,11 +14,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
+import hashlib
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -52,16 +55,21 @@ class Flags(Protocol):
     def change(self, application: str, environment: str, change: Change) -> Definition:
         """Replace the definition by ``change`` of it, in one step, and read it back.
 
-        Changes follow each other: none is lost, and ``change`` may refuse by raising. It is
+        Changes follow each other: none is lost, and ``change`` may refuse by raising. One that
+        somebody else makes meanwhile, past our lock, is not overwritten. The definition is
         written again also when it is the same, so that whoever overlooked it reads it once more.
 
         Raises:
-            Failed: SLP014, it could not be written or is not there afterwards; SLP015, the disk
-                is full. What was there before is still there.
+            Failed: SLP014, it could not be written, is not there afterwards, or was changed by
+                somebody else meanwhile; SLP015, the disk is full. What was there before is still
+                there.
         """
 
     def remove(self, application: str, environment: str) -> None:
         """Forget the flags of an environment that is no more; removing nothing is no error."""
+
+    def remove_stale(self, application: str, prefix: str, before: datetime) -> None:
+        """Forget environments with that prefix whose flags were last changed before a moment."""
 
 
 class FileFlags:
@@ -78,18 +86,7 @@ class FileFlags:
         return self.root / application / environment / "flags.json"
 
     def read(self, application: str, environment: str) -> Definition | None:
-        path = self.path(application, environment)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            seen = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise _unreadable(path, seen or str(error)) from error
-        try:
-            return parse(text, str(path))
-        except UsageError as error:  # nobody's request is wrong: the file is
-            raise _unreadable(path, error.cause) from error
+        return _parsed(path := self.path(application, environment), _content(path))
 
     def change(self, application: str, environment: str, change: Change) -> Definition:
         path = self.path(application, environment)
@@ -97,8 +94,9 @@ class FileFlags:
         with _disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with _alone(lock):
-                wanted = change(self.read(application, environment) or Definition.empty())
-                _replace(path, wanted.to_text())
+                content = _content(path)
+                wanted = change(_parsed(path, content) or Definition.empty())
+                _replace(path, wanted.to_text(), _digest(content))
                 found = self.read(application, environment)
             if found is None or found.to_text() != wanted.to_text():
                 raise _unreadable(path, "it does not hold what was just written")
@@ -111,6 +109,36 @@ class FileFlags:
         path = self.path(application, environment)
         with _disk(path):
             shutil.rmtree(path.parent, ignore_errors=not path.parent.exists())
+
+    def remove_stale(self, application: str, prefix: str, before: datetime) -> None:
+        for folder in (self.root / application).glob(f"{glob.escape(prefix)}*"):
+            with contextlib.suppress(FileNotFoundError):  # another process removes it as well
+                if folder.stat().st_mtime < before.timestamp():
+                    self.remove(application, folder.name)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+
+
+def _digest(content: bytes | None) -> str:
+    return "" if content is None else hashlib.sha256(content).hexdigest()
+
+
+def _parsed(path: Path, content: bytes | None) -> Definition | None:
+    if content is None:
+        return None
+    try:
+        return parse(content.decode("utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, "it is not UTF-8 text") from error
+    except UsageError as error:  # nobody's request is wrong: the file is
+        raise _unreadable(path, error.cause) from error
 
 
 @contextlib.contextmanager
@@ -148,8 +176,12 @@ def _alone(lock: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _replace(path: Path, text: str) -> None:
-    """A reader, or a machine that loses power, sees the old file or the new, never half."""
+def _replace(path: Path, text: str, known: str) -> None:
+    """A reader, or a machine that loses power, sees the old file or the new, never half.
+
+    Whoever edits the file by hand holds no lock, so it must still be the one that was read, of
+    the digest ``known``.
+    """
     for stale in path.parent.glob(f"{path.name}.*"):  # we hold the lock: a killed process left it
         stale.unlink(missing_ok=True)
     handle, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
@@ -160,6 +192,13 @@ def _replace(path: Path, text: str) -> None:
             os.fchmod(draft.fileno(), MODE)  # a container's user is not ours
             os.fsync(draft.fileno())
         _move_on(path, Path(name))
+        if _digest(_content(path)) != known:
+            raise Failed(
+                "SLP014",
+                "tried to change the flags, and somebody else changed them in the same moment",
+                help="their change stands and yours was not made; look at the file and try again",
+                where=str(path),
+            )
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from blocks.edge import Edge
-from domain.counting import added, gained
+from domain.counting import added
 from domain.errors import Failed
 from domain.routing import Counts
 
@@ -107,7 +107,7 @@ class _EdgeMeter:
         self._refuse_unknown(now)
         for workload in self._totals:
             if workload in now:
-                step = gained(self._before.get(workload, Counts()), now[workload])
+                step = now[workload].since(self._before.get(workload, Counts()))
                 self._totals[workload] = added(self._totals[workload], step)
         # A workload that left is forgotten here: the edge drops its counters with it.
         self._before = now

@@ -46,10 +46,15 @@ class Stat:
 
 @dataclass(frozen=True, slots=True)
 class UploadedPart:
-    """A part of an unfinished upload that the store already has; numbers start at 1."""
+    """A part of an unfinished upload that the store already has; numbers start at 1.
+
+    Attributes:
+        sha256: in hex, where the store can tell without reading it.
+    """
 
     number: int
     bytes: int
+    sha256: str | None = None
 
 
 class Content(Protocol):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +29,8 @@ from domain.pg_archive import ArchiveReader, Sample
 from domain.pg_inventory import Inventory
 from domain.recovery import Facts, MemberKind
 
+_READ_BYTES = 1 << 18  # asking for more than a pipe gives only makes room that stays empty
+
 
 class PostgresSource:
     """One database, by ``pg_dump -Fc -Z0``: uncompressed, so that it can be hashed as it passes.
@@ -35,13 +38,26 @@ class PostgresSource:
     Args:
         url: of the database. It holds the password, which no argument and no message shows.
         folder: where pg_dump is; without it, the first that is not older than the server.
+        rows: look at each row as it passes; see ``ArchiveReader``.
         sample_rows: rows of each table that ``PostgresStream.sample`` keeps.
+        lock_wait: how long a table may be locked by a migration before the dump fails; without a
+            limit both would wait for as long as it runs, and everything else behind them.
     """
 
     kind = MemberKind.POSTGRES
 
-    def __init__(self, url: str, *, folder: Path | None = None, sample_rows: int = 0) -> None:
-        self._login, self._folder, self._sample_rows = Login(url), folder, sample_rows
+    def __init__(
+        self,
+        url: str,
+        *,
+        folder: Path | None = None,
+        rows: bool = True,
+        sample_rows: int = 0,
+        lock_wait: timedelta = timedelta(minutes=5),
+    ) -> None:
+        self._login, self._folder = Login(url), folder
+        self._rows, self._sample_rows = rows, sample_rows
+        self._lock_wait = lock_wait
 
     @contextmanager
     def open(self) -> Iterator[PostgresStream]:
@@ -60,11 +76,14 @@ class PostgresSource:
             with self._snapshot(connection) as (snapshot, data_time, extensions):
                 process = program.start(
                     "--format=custom", "--compress=0", "--no-password", f"--snapshot={snapshot}",
+                    f"--lock-wait-timeout={int(self._lock_wait.total_seconds() * 1000)}",
+                    self._login.argument,
                     environ=self._login.environ, errors=errors, stdout=subprocess.PIPE,
                 )  # fmt: skip
                 try:
                     yield PostgresStream(
-                        process, errors, self._login, ArchiveReader(sample_rows=self._sample_rows),
+                        process, errors, self._login,
+                        ArchiveReader(rows=self._rows, sample_rows=self._sample_rows),
                         _Known(data_time, extensions, program, version),
                     )  # fmt: skip
                 finally:
@@ -118,10 +137,10 @@ class PostgresStream:
         if self._inventory is not None:
             return b""
         assert self._process.stdout is not None
-        data = self._process.stdout.read1(size)  # type: ignore[attr-defined]
+        data = os.read(self._process.stdout.fileno(), min(size, _READ_BYTES))
         if data:
             self._reader.feed(data)
-            return bytes(data)
+            return data
         code = self._process.wait()
         if code != 0:
             raise self._failed(code)
@@ -159,11 +178,17 @@ class PostgresStream:
 
     def _failed(self, code: int) -> Failed:
         said = last_words(self._errors, self._login)
+        locked = "LOCK TABLE" in said and "timeout" in said
+        what = (
+            "wait for what holds the lock of a table, a migration or a forgotten session,"
+            if locked
+            else "correct what it names"
+        )
         how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
         return Failed(
             "SLP121",
             f"pg_dump of {self._login.place} {how}: {telling_line(said)}",
-            help="correct what it names and run the backup again; nothing of this one is kept",
+            help=f"{what} and run the backup again; nothing of this one is kept",
             detail=said,
         )
 
@@ -194,7 +219,7 @@ class GlobalsSource:
             assert row is not None
             process = program.start(
                 "--globals-only", "--no-role-passwords", "--no-password",
-                f"--database={self._login.database}",
+                self._login.argument,
                 environ=self._login.environ, errors=errors, stdout=subprocess.PIPE,
             )  # fmt: skip
             try:
@@ -222,7 +247,7 @@ class GlobalsStream:
         if self._ended:
             return b""
         assert self._process.stdout is not None
-        data: bytes = self._process.stdout.read1(size)  # type: ignore[attr-defined]
+        data = os.read(self._process.stdout.fileno(), min(size, _READ_BYTES))
         if data:
             text = self._last + data
             self._roles += text.count(b"\nCREATE ROLE ")
@@ -260,6 +285,7 @@ CREATE TABLE IF NOT EXISTS slipway.heartbeat (
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     source text NOT NULL
 );
+CREATE INDEX IF NOT EXISTS heartbeat_at ON slipway.heartbeat (at);
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import subprocess
 import tempfile
@@ -21,10 +22,27 @@ from domain.redaction import Redactor, secrets_in
 
 _KEPT = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "LD_LIBRARY_PATH", "USER", "LOGNAME")
 _STDERR_BYTES = 16_384
+PIPE_BYTES = 1 << 20
 
 # What is written must not depend on the settings of a server or a database: the text of times
 # and bytes is hashed, and another copy of the data gives the same only under the same settings.
 _SAME_TEXT = {"PGTZ": "UTC", "PGOPTIONS": "-c bytea_output=hex -c xmlbinary=base64"}
+
+# A cut of a minute is waited through; after that the dump or restore fails, and does not hang for
+# the two hours that systems wait by themselves.
+_NOTICE_A_DEAD_NETWORK = {
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "6",
+    "tcp_user_timeout": "90000",
+}
+_OPTIONS = pq.Conninfo.get_defaults()
+_VARIABLES = {o.keyword.decode(): o.envvar.decode() for o in _OPTIONS if o.envvar}
+
+
+def _secret_options() -> set[str]:
+    """libpq itself marks what a form must show as stars."""
+    return {option.keyword.decode() for option in _OPTIONS if option.dispchar == b"*"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +53,7 @@ class Login:
         url: ``postgresql://user:password@host:port/database``, or any connection string of libpq.
 
     Raises:
-        UsageError: SLP120, the string cannot be read or holds what no environment can carry.
+        Failed: SLP128, the string cannot be read.
     """
 
     url: str = field(repr=False)
@@ -45,7 +63,7 @@ class Login:
         try:
             parts = {k: str(v) for k, v in conninfo.conninfo_to_dict(self.url).items()}
         except psycopg.ProgrammingError as error:
-            raise UsageError(
+            raise Failed(
                 "SLP128",
                 "the address of the database cannot be read",
                 help="write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
@@ -67,16 +85,11 @@ class Login:
         """Environment of a program that connects there; other users cannot read it.
 
         Raises:
-            UsageError: SLP128, a part of the string has no variable.
+            Failed: SLP128, a secret part of the string has no variable.
         """
-        variables = {
-            option.keyword.decode(): option.envvar.decode()
-            for option in pq.Conninfo.get_defaults()
-            if option.envvar
-        }
-        homeless = sorted(self._parts.keys() - variables.keys())
+        homeless = sorted(self._homeless() & _secret_options())
         if homeless:
-            raise UsageError(
+            raise Failed(
                 "SLP128",
                 f"the address of the database has {', '.join(homeless)}, which could only be "
                 "passed on where every user of the machine reads it",
@@ -84,11 +97,22 @@ class Login:
             )
         environ = {key: os.environ[key] for key in _KEPT if key in os.environ}
         environ |= _SAME_TEXT
-        asked = self._parts.get("options")
-        environ |= {variables[key]: value for key, value in self._parts.items()}
-        if asked:
+        environ |= {_VARIABLES[k]: v for k, v in self._parts.items() if k in _VARIABLES}
+        if asked := self._parts.get("options"):
             environ["PGOPTIONS"] = f"{asked} {_SAME_TEXT['PGOPTIONS']}"
         return environ
+
+    @property
+    def argument(self) -> str:
+        """``--dbname=...`` with what is no secret and has no variable."""
+        rest = {key: self._parts[key] for key in self._homeless()}
+        # Quoted by libpq's rules, should the name of the database look like an address.
+        return "--dbname=" + conninfo.make_conninfo(
+            dbname=self.database, **{**_NOTICE_A_DEAD_NETWORK, **rest}
+        )
+
+    def _homeless(self) -> set[str]:
+        return self._parts.keys() - _VARIABLES.keys()
 
     def to(self, database: str) -> Login:
         return Login(conninfo.make_conninfo(self.url, dbname=database))
@@ -105,7 +129,11 @@ class Login:
             Failed: SLP128, the server or the database is not there.
         """
         try:
-            connection = psycopg.connect(self.url, autocommit=True, connect_timeout=10)
+            connection = psycopg.connect(
+                conninfo.make_conninfo(self.url, **{**_NOTICE_A_DEAD_NETWORK, **self._parts}),
+                autocommit=True,
+                connect_timeout=10,
+            )
             connection.execute(
                 "SET datestyle = 'ISO'; SET timezone = 'UTC'; SET client_encoding = 'UTF8'"
             )
@@ -150,10 +178,23 @@ class Program:
         stdout: int = subprocess.DEVNULL,
     ) -> subprocess.Popen[bytes]:
         """Start it in a session of its own, so that a Ctrl-C meant for us does not end it."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [self.path, *arguments],
             env=dict(environ), stdin=stdin, stdout=stdout, stderr=errors, start_new_session=True,
         )  # fmt: skip
+        widen(process.stdin)
+        widen(process.stdout)
+        return process
+
+
+def widen(pipe: IO[bytes] | None) -> None:
+    """Let a pipe hold more than the usual 64 KiB, where the system lets us (Linux).
+
+    A thread of ours may wait some milliseconds for the interpreter; the program goes on meanwhile.
+    """
+    if pipe is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def find(name: str, *, server: int, folder: Path | None = None, same: bool = False) -> Program:
@@ -218,11 +259,10 @@ def telling_line(said: str) -> str:
 
 
 def end(process: subprocess.Popen[bytes], *, patience_seconds: float = 5) -> None:
-    """End a program that we started and do not need any more."""
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.close()
+    """End a program that we started and do not need any more; harmless when it has ended.
+
+    Its pipes are closed after that: the end of its input might mean to it that all is well.
+    """
     if process.poll() is None:
         process.terminate()
         try:
@@ -230,3 +270,7 @@ def end(process: subprocess.Popen[bytes], *, patience_seconds: float = 5) -> Non
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()

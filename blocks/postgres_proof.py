@@ -254,7 +254,9 @@ class _Climb:
                     f"PostgreSQL {self.server.version}",
                 ),
             ]  # fmt: skip
-            return self._compared(url, rungs, notes, privileges=globals_text is not None)
+            # It is what was recorded, to the byte; now its rows are known too.
+            expected = restored.inventory if whole else self.expected
+            return self._compared(url, expected, rungs, notes, privileges=globals_text is not None)
 
     @contextmanager
     def _database(self, keep: str | None) -> Iterator[str]:
@@ -271,15 +273,16 @@ class _Climb:
         return _failed([parsed], Rung.RESTORED, seconds, error, notes)
 
     def _compared(
-        self, url: str, rungs: list[RungSeen], notes: list[str], *, privileges: bool
-    ) -> PostgresProof:
+        self, url: str, expected: Inventory, rungs: list[RungSeen], notes: list[str], *,
+        privileges: bool,
+    ) -> PostgresProof:  # fmt: skip
         began = time.monotonic()
         try:
-            found = inventory_of_copy(url, self.expected)
+            found = inventory_of_copy(url, expected)
             newest = newest_beat(url)
         except Failed as error:
             return _failed(rungs, Rung.CONTENT_HASHED, time.monotonic() - began, error, notes)
-        differences = difference(self.expected, found, privileges=privileges)
+        differences = difference(expected, found, privileges=privileges)
         seconds = time.monotonic() - began
         if differences:
             last = RungSeen(

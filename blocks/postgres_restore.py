@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
 from typing import IO, Protocol
 
 import psycopg
-from psycopg import conninfo, sql
+from psycopg import sql
 
 from blocks.postgres_programs import (
     Login,
@@ -37,6 +38,7 @@ from domain.pg_archive import ArchiveReader
 from domain.pg_inventory import Inventory, archive_differences, told
 
 PIECE_BYTES = 1 << 20
+_PIECES_AHEAD = 4
 _SHOWN = 5
 
 # pg_restore from 17 on sends this, and servers before 17 refuse it.
@@ -258,8 +260,7 @@ class _Checked:
 def _arguments(login: Login, owners: bool) -> list[str]:
     """Tablespaces are folders of another machine: everything goes into the target's own."""
     kept = [] if owners else ["--no-owner", "--no-privileges"]
-    name = conninfo.make_conninfo(dbname=login.database)  # quoted, should it look like a URL
-    return ["--exit-on-error", "--no-tablespaces", "--no-password", f"--dbname={name}", *kept]
+    return ["--exit-on-error", "--no-tablespaces", "--no-password", login.argument, *kept]
 
 
 def _restore(feed: _Checked, login: Login, program: Program, owners: bool) -> None:
@@ -279,18 +280,19 @@ def _restore_as_script(feed: _Checked, login: Login, program: Program, owners: b
     """For a server before 17: pg_restore writes SQL, from which psql gets all it can take.
 
     A pg_restore of 17 or newer has to read what a pg_dump of that version wrote, and begins with
-    a setting that older servers refuse.
+    a setting that older servers refuse. The transaction is begun and committed by the SQL itself:
+    psql's own would be committed at the end of its input, and so also when we are killed.
     """
     psql = find("psql", server=program.major, folder=program.path.parent)
     kept = [] if owners else ["--no-owner", "--no-privileges"]
     with error_file() as errors:
         writer = program.start(
-            "--format=custom", "--file=-", "--no-tablespaces", *kept,
+            "--format=custom", "--single-transaction", "--file=-", "--no-tablespaces", *kept,
             environ=login.environ, errors=errors, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         taker = psql.start(
-            "--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1",
-            "--no-password", f"--dbname={conninfo.make_conninfo(dbname=login.database)}",
+            "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1",
+            "--no-password", login.argument,
             environ=login.environ, errors=errors, stdin=subprocess.PIPE,
         )  # fmt: skip
         lines = threading.Thread(target=_pass_on, args=(writer, taker), daemon=True)
@@ -304,7 +306,6 @@ def _restore_as_script(feed: _Checked, login: Login, program: Program, owners: b
                 taker.stdin.close()
             _await(taker, errors, login)
         finally:
-            # psql first: at the end of its input it would commit what it has.
             taker.kill()
             end(writer)
             lines.join()
@@ -325,12 +326,39 @@ def _pass_on(writer: subprocess.Popen[bytes], taker: subprocess.Popen[bytes]) ->
 
 
 def _pump(feed: _Checked, process: subprocess.Popen[bytes]) -> None:
-    """Give the archive to a program. It may stop listening: why, its exit says."""
+    """Give the archive to a program, which takes one piece while the next ones are hashed.
+
+    It may stop listening: why, its exit says. When the archive fails, the program is killed before
+    it sees the end of its input.
+    """
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
+    pieces: Queue[bytes | None] = Queue(_PIECES_AHEAD)
+    deaf = threading.Event()
+    writer = threading.Thread(target=_write, args=(process.stdin, pieces, deaf), daemon=True)
+    writer.start()
+    try:
         for piece in feed.pieces():
-            process.stdin.write(piece)
+            if deaf.is_set():
+                break
+            pieces.put(piece)
+    except BaseException:
+        process.kill()  # which also ends a write that waits
+        raise
+    finally:
+        pieces.put(None)
+        writer.join()
+    with contextlib.suppress(BrokenPipeError):
         process.stdin.close()
+
+
+def _write(stdin: IO[bytes], pieces: Queue[bytes | None], deaf: threading.Event) -> None:
+    """Take every piece, also when nobody listens any more, so that no ``put`` waits for ever."""
+    while (piece := pieces.get()) is not None:
+        if not deaf.is_set():
+            try:
+                stdin.write(piece)
+            except OSError:
+                deaf.set()
 
 
 def _await(process: subprocess.Popen[bytes], errors: IO[bytes], login: Login) -> None:

@@ -21,6 +21,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 _NOBODY = 65534
@@ -67,6 +68,15 @@ def _candidates(program: str) -> Iterator[Path]:
 
 def version_of(program: Path) -> tuple[int, str]:
     """``(18, "18.4")`` as ``program --version`` says; ``(0, "")`` when it says nothing of use."""
+    try:
+        return _version_of(program, program.stat().st_mtime_ns)
+    except OSError:
+        return 0, ""
+
+
+@lru_cache(maxsize=64)
+def _version_of(program: Path, _changed_at: int) -> tuple[int, str]:
+    """Asked once, since on some systems the answer comes from a slow wrapper."""
     try:
         said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

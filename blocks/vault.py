@@ -18,7 +18,7 @@ from typing import IO
 import pyrage
 from pydantic import ValidationError
 
-from blocks.object_store import AlreadyExists, Content, ObjectStore, Stat
+from blocks.object_store import AlreadyExists, Content, ObjectStore, Stat, UploadedPart
 from blocks.sealing import UNLIMITED, Pace, Progress, damaged, unsealed
 from domain.errors import Failed, UsageError
 from domain.recovery import (
@@ -31,6 +31,7 @@ from domain.recovery import (
     MemberKind,
     Part,
     Proof,
+    Tombstone,
     point_id,
     sequence_of,
 )
@@ -93,11 +94,18 @@ class Vault:
 
         Returns:
             The manifest that is there, which may be that of somebody who was first.
+
+        Raises:
+            Failed: SLP113, the point was swept meanwhile.
         """
+        if self.tombstone_of(manifest.point) is not None:
+            raise _given_up(manifest)
         content = manifest.to_bytes()
         for key in (self.lineage.twin(manifest.point), self.lineage.manifest(manifest.point)):
             self._put(key, content, locked_until)
             content = self.store.read(key) or content  # both are of one mind
+        if self.tombstone_of(manifest.point) is not None:  # swept between our look and our writing
+            raise _given_up(manifest)
         return Manifest.from_bytes(content)
 
     def _put(self, key: str, content: bytes, locked_until: datetime | None) -> None:
@@ -183,8 +191,13 @@ class Vault:
             if missing:
                 state = CopyState.DAMAGED
                 reason = f"{missing[0].key.rsplit('/', 1)[-1]} is missing or has another size"
-        if lineage.tombstone(point) in listed:
+        stone = self.tombstone_of(point) if lineage.tombstone(point) in listed else None
+        if stone is not None:
             state, reason = CopyState.TOMBSTONED, "expired; it can be brought back until purged"
+        claim = self.claim_of(sequence_of(point)) if state is CopyState.PARTIAL else None
+        first = listed.get(lineage.manifest(point)) or min(
+            (listed[key] for key in keys), key=lambda stat: stat.modified_at
+        )
         proofs = [self._proof(k) for k in keys if k.startswith(f"{lineage.proofs(point)}/")]
         return Copy(
             point=point,
@@ -196,7 +209,10 @@ class Vault:
                 p for p in proofs
                 if p and manifest and p.manifest_sha256 == manifest_sha256(manifest)
             ),
-            held=self._held(point) if lineage.hold(point) in listed else "",
+            held=self.held(point) if lineage.hold(point) in listed else "",
+            stored_at=first.modified_at,
+            tombstoned_at=stone.at if stone else None,
+            run=claim.run if claim else "",
         )  # fmt: skip
 
     def _manifest(self, point: str) -> tuple[Manifest | None, str, CopyState]:
@@ -237,10 +253,72 @@ class Vault:
             return None
         return proof if proof.location == self.location else None
 
-    def _held(self, point: str) -> str:
-        """A hold that cannot be read holds."""
-        content = self.store.read(self.lineage.hold(point)) or b""
+    # Holding, hiding and removing points
+
+    def hold(self, point: str, why: str) -> None:
+        """Nothing deletes the point until the hold is taken away; a second hold replaces it."""
+        self.store.replace(self.lineage.hold(point), why.encode())
+
+    def unhold(self, point: str) -> None:
+        self._remove(self.lineage.hold(point))
+
+    def held(self, point: str) -> str:
+        """Why a point is held; empty when it is not. A hold that cannot be read holds."""
+        content = self.store.read(self.lineage.hold(point))
+        if content is None:
+            return ""
         return content.decode(errors="replace").strip() or "held"
+
+    def tombstone_of(self, point: str) -> Tombstone | None:
+        content = self.store.read(self.lineage.tombstone(point))
+        return Tombstone.model_validate_json(content) if content else None
+
+    def bury(self, stone: Tombstone) -> None:
+        """Hide a point; the first tombstone counts."""
+        with contextlib.suppress(AlreadyExists):
+            self.store.create(
+                self.lineage.tombstone(stone.point), stone.model_dump_json(indent=1).encode()
+            )
+
+    def unbury(self, point: str) -> None:
+        """Bring an expired point back; its objects are all there until it is purged."""
+        self._remove(self.lineage.tombstone(point))
+
+    def purge(self, point: str) -> None:
+        """Remove everything of a buried point, its manifest first and its tombstone last.
+
+        Killed anywhere in between, it is still buried, and the next one goes on.
+
+        Raises:
+            Failed: SLP112, it is held or not buried.
+            blocks.object_store.Locked: the store keeps an object until its lock has run out.
+        """
+        if why := self.held(point):
+            raise Failed(
+                "SLP112",
+                f"point {int(point)} at {self.location} was to be purged and is held: {why}",
+                help="nothing of it was removed; take the hold away if it is over",
+            )
+        if self.tombstone_of(point) is None:
+            raise Failed(
+                "SLP112",
+                f"point {int(point)} at {self.location} was to be purged and is not expired",
+                help="somebody has brought it back; nothing of it was removed",
+            )
+        lineage = self.lineage
+        first = (lineage.manifest(point), lineage.twin(point))
+        rest = [
+            key
+            for folder in (lineage.folder(point), lineage.proofs(point))
+            for key in self.store.list(folder)
+            if key not in first
+        ]
+        for key in (*first, *rest, lineage.claim(sequence_of(point)), lineage.tombstone(point)):
+            self._remove(key)
+
+    def _remove(self, key: str) -> None:
+        if there := self.store.stat(key):
+            self.store.delete(key, there.version)
 
     def _where(self, key: str) -> str:
         return f"{self.location}: {key}"
@@ -282,12 +360,12 @@ def copy_part(
         _require_same(target, there, part)
         return
     upload = target.store.upload(part.key, locked_until=locked_until)
-    done = {one.number for one in upload.done}
+    done = {one.number: one for one in upload.done}
     sent, number = 0, 0
     with source.open(part) as content:
         while data := _exactly(content, upload.part_bytes):
             number += 1
-            if number not in done:
+            if not _is_there(done.get(number), data):
                 pace.spend(len(data))
                 upload.put(number, data)
             sent += len(data)
@@ -305,6 +383,13 @@ def copy_part(
         raise
 
 
+def _is_there(part: UploadedPart | None, data: bytes) -> bool:
+    """Whether an earlier copy has sent this piece; another one of that number is sent again."""
+    if part is None or part.bytes != len(data):
+        return False
+    return part.sha256 in (None, hashlib.sha256(data).hexdigest())
+
+
 def _require_same(target: Vault, there: Stat, part: Part) -> None:
     if there.bytes != part.bytes or there.sha256 not in (None, part.sha256):
         raise damaged(
@@ -320,6 +405,14 @@ def _exactly(content: Content, size: int) -> bytes:
         pieces.append(data)
         left -= len(data)
     return b"".join(pieces)
+
+
+def _given_up(manifest: Manifest) -> Failed:
+    return Failed(
+        "SLP113",
+        f"point {manifest.sequence} was given up as unfinished before it was committed",
+        help="run the backup again; it takes a new number",
+    )
 
 
 def manifest_sha256(manifest: Manifest) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +19,7 @@ from domain.backup_report import described
 from domain.errors import SlipwayError, UsageError
 from domain.journal import live
 from domain.recovery import Copy, CopyState, Lineage, Rung, newest_proved
+from domain.retention import ALL
 from domain.units import format_bytes, format_duration
 from sandbox.home import Home
 
@@ -115,6 +117,75 @@ def listing(home: Home, console: Console, application: str, environment: str) ->
     }
     console.finish(text, document, next=[f"slipway backup {application} -e {environment}"])
     return 0 if all(s["verdict"] == "pass" for s in summaries) else 1
+
+
+@dataclass(frozen=True)
+class Restoring:
+    """The arguments of ``slipway restore``."""
+
+    application: str
+    environment: str
+    to: str
+    point: str
+    replace: bool
+    accept_unproved: bool
+
+
+def restore(home: Home, console: Console, asked: Restoring, *, confirmed: str, detach: bool) -> int:
+    """Start the restore; what takes the place of a database needs its name typed, always."""
+    if asked.replace and confirmed != asked.application:
+        command = (
+            f"slipway restore {asked.application} -e {asked.environment} --point {asked.point} "
+            f"--to {asked.to} --replace"
+        )
+        releasing.require_typed(console, asked.application, confirmed, command)
+    given = {
+        "to": asked.to,
+        "point": asked.point,
+        "replace": asked.replace,
+        "accept_unproved": asked.accept_unproved,
+    }
+    return start(
+        home, console, "restore", asked.application, asked.environment, given, detach=detach
+    )
+
+
+def hold(
+    home: Home,
+    console: Console,
+    application: str,
+    environment: str,
+    point: str,
+    reason: str,
+    *,
+    release: bool,
+) -> int:
+    """Hold or release a point at every location.
+
+    Raises:
+        UsageError: SLP111, no reason; SLP144, no location has the point.
+    """
+    if not reason.strip():
+        raise UsageError(
+            "SLP111",
+            f"asked to {'release' if release else 'hold'} point {point} without a reason",
+            help="give --reason TEXT; whoever finds the hold in a year reads it",
+        )
+    places, _ = vaults(home, console, application, environment)
+    name = point if point == ALL else None
+    done = []
+    for vault in places:
+        which = name or vault.copy(point).point
+        if release:
+            vault.unhold(which)
+        else:
+            vault.hold(which, f"{reason.strip()} ({releasing.who()}, {datetime.now(UTC):%Y-%m-%d})")
+        done.append(vault.location)
+    word = "released" if release else "held"
+    document = {"point": point, "state": word, "reason": reason, "locations": done}
+    next = [f"slipway backups {application} -e {environment}"]
+    console.finish(f"point {point} is {word} at {', '.join(done)}", document, next=next)
+    return 0
 
 
 def _needed(place: Place, application: str, environment: str) -> Rung:

@@ -292,74 +292,57 @@ def rollback(
     )  # fmt: skip
 
 
-@command(app, "pause")
-def pause(
-    context: typer.Context,
-    application: Application,
-    environment: Environment,
-    reason: Reason = "",
-) -> int:
+def _steer(verb: str, help: str) -> None:
+    """Register a command that asks the release under way for something."""
+
+    def ask(
+        context: typer.Context,
+        application: Application,
+        environment: Environment,
+        reason: Reason = "",
+    ) -> int:
+        from deployments import steering
+
+        return steering.ask(_home(), _console(context), application, environment, verb, reason)
+
+    ask.__doc__ = help
+    command(app, verb)(ask)
+
+
+_steer(
+    "pause",
     """Hold the release under way where it is; it is watched, and still goes back by itself.
 
     Examples:
         slipway pause diet-game --environment production --reason "looking at the graphs"
-    """
-    from deployments import steering
-
-    return steering.ask(_home(), _console(context), application, environment, "pause", reason)
-
-
-@command(app, "resume")
-def resume(
-    context: typer.Context,
-    application: Application,
-    environment: Environment,
-    reason: Reason = "",
-) -> int:
+    """,
+)
+_steer(
+    "resume",
     """Let a paused release go on.
 
     Examples:
         slipway resume diet-game --environment production
-    """
-    from deployments import steering
-
-    return steering.ask(_home(), _console(context), application, environment, "resume", reason)
-
-
-@command(app, "promote")
-def promote(
-    context: typer.Context,
-    application: Application,
-    environment: Environment,
-    reason: Reason = "",
-) -> int:
+    """,
+)
+_steer(
+    "promote",
     """Skip the evidence that is missing: all traffic to the new version, checks as ever.
 
     The journal and the report keep who decided it, and why.
 
     Examples:
         slipway promote diet-game --environment production --reason "fix for the outage"
-    """
-    from deployments import steering
-
-    return steering.ask(_home(), _console(context), application, environment, "promote", reason)
-
-
-@command(app, "abort")
-def abort(
-    context: typer.Context,
-    application: Application,
-    environment: Environment,
-    reason: Reason = "",
-) -> int:
+    """,
+)
+_steer(
+    "abort",
     """Take the release under way back.
 
     Examples:
         slipway abort diet-game --environment production --reason "wrong branch"
-    """
-    from deployments import steering
-
-    return steering.ask(_home(), _console(context), application, environment, "abort", reason)
+    """,
+)
 
 
 @command(app, "retry")
@@ -389,7 +372,10 @@ def recover(
     environment: Environment,
     detach: Detach = False,
 ) -> int:
-    """End what a killed release left half done; does nothing when nothing was left.
+    """End what killed processes left half done; does nothing when nothing was left.
+
+    A release is finished or taken back, a flag whose ramp was killed goes off, and a contraction
+    that is owed is run.
 
     Examples:
         slipway recover diet-game --environment production
@@ -651,6 +637,90 @@ def verify_backup(
         _home(), _console(context), "prove", application, environment, {"point": point},
         detach=detach,
     )  # fmt: skip
+
+
+@command(app, "restore")
+def restore_backup(
+    context: typer.Context,
+    application: Application,
+    environment: Environment,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="DATABASE", help="A new database, or secret:BLOCK with its URL."
+        ),
+    ],
+    point: Annotated[
+        str, typer.Option("--point", metavar="ID", help="A number, or newest.")
+    ] = "newest",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of a database that is not empty.")
+    ] = False,
+    accept_unproved: Annotated[
+        bool, typer.Option("--accept-unproved", help="Take a copy that was never restored.")
+    ] = False,
+    confirm: Confirm = "",
+    detach: Detach = False,
+) -> int:
+    """Bring a recovery point back into a database of its own.
+
+    --replace asks for the application's name; what was there is kept under another name.
+
+    Examples:
+        slipway restore diet-game -e production --to diet_game_restored
+        slipway restore diet-game -e production --point 42 --to diet_game_check
+    """
+    from deployments import backing
+
+    asked = backing.Restoring(application, environment, to, point, replace, accept_unproved)
+    return backing.restore(_home(), _console(context), asked, confirmed=confirm, detach=detach)
+
+
+@command(app, "expire")
+def expire_backups(
+    context: typer.Context,
+    application: Application,
+    environment: Environment,
+    apply: Annotated[bool, typer.Option("--apply", help="Do it; without, only show it.")] = False,
+    approve: Annotated[
+        str, typer.Option("--approve", metavar="PLAN", help="The plan that you have read.")
+    ] = "",
+    detach: Detach = False,
+) -> int:
+    """Show which backups may go and why, and with --apply let them go.
+
+    Examples:
+        slipway expire diet-game -e production
+        slipway expire diet-game -e production --apply
+    """
+    from deployments import backing
+
+    given = {"apply": apply, "approve": approve}
+    return backing.start(
+        _home(), _console(context), "expire", application, environment, given, detach=detach
+    )
+
+
+@command(app, "hold")
+def hold(
+    context: typer.Context,
+    application: Application,
+    point: Annotated[str, typer.Argument(metavar="POINT", help="A number, or all.")],
+    environment: Environment,
+    reason: Reason = "",
+    release: Annotated[bool, typer.Option("--release", help="Take the hold away.")] = False,
+) -> int:
+    """Keep a recovery point, whatever its age, at every location; "all" stops every expiry.
+
+    Examples:
+        slipway hold diet-game 42 -e production --reason "audit of 2026"
+        slipway hold diet-game 42 -e production --release --reason "audit is over"
+    """
+    from deployments import backing
+
+    return backing.hold(
+        _home(), _console(context), application, environment, point, reason, release=release
+    )
 
 
 # --- the files and the words ----------------------------------------------------------------

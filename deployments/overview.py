@@ -12,6 +12,7 @@ from blocks.journal import Journal
 from blocks.records import Records
 from deployments.console import Console, table
 from deployments.releasing import known_applications
+from domain.contract import Contraction, contraction_of
 from domain.errors import SlipwayError
 from domain.journal import Release, live, unfinished
 from domain.release import age
@@ -43,6 +44,7 @@ class Live:
     problem: str = ""
     progress: Mapping[str, Any] | None = None
     paused: str | None = None
+    contraction: Contraction = Contraction.NOT_ASKED
 
     def to_dict(self) -> dict[str, Any]:
         last, held = self.last, self.held
@@ -59,6 +61,7 @@ class Live:
             else None,
             "progress": self.progress,
             "paused": self.paused,
+            "contraction": self.contraction.value,
             "problem": self.problem or None,
         }
 
@@ -105,6 +108,9 @@ def _read(home: Home, application: str, environment: str) -> Live:
         held=held,
         progress=_progress(store, held, application, environment),
         paused=paused_by(e for e in journal.entries if e.release == held.number) if held else None,
+        contraction=contraction_of(journal.entries, current.number)
+        if current
+        else Contraction.NOT_ASKED,
     )
 
 
@@ -148,7 +154,8 @@ def _applications(found: list[Live], console: Console) -> list[str]:
     ]
     lines = table(("application", "environment", "live", "last release"), rows).splitlines()
     held = [line for one in found if one.held for line in _held(one)]
-    return [*lines, *held]
+    owed = [line for one in found for line in _owed(one)]
+    return [*lines, *held, *owed]
 
 
 def _last(one: Live, console: Console) -> str:
@@ -173,6 +180,15 @@ def _held(one: Live) -> Iterator[str]:
         yield (
             f"{where}: step {step['step']} of {step['steps']}, {step['weight']}% to "
             f"{one.held.version}: {symbol} {step['verdict']}: {step['reason']}"
+        )
+
+
+def _owed(one: Live) -> Iterator[str]:
+    if one.contraction in (Contraction.DUE, Contraction.BEGUN):
+        yield (
+            f"  {one.application} {one.environment}: contraction of {one.version} is "
+            f"{one.contraction}; once no older version is kept: slipway recover {one.application} "
+            f"--environment {one.environment}"
         )
 
 

@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.flows import Flow
 
+    from blocks.backup_locations import BackupLocation
+
 PLATFORM = "sandbox"
 AUTOMATIONS_PREFIX = "slipway: "
 RECOVERY = f"{AUTOMATIONS_PREFIX}recover crashed releases"
+STALENESS = f"{AUTOMATIONS_PREFIX}backups went stale"
 
 # The automation's actor: it acts when nobody looks.
 _ROBOT = "slipway automation"
@@ -70,7 +73,8 @@ async def register(
         }
         await prune(client, set(known.values()))
         if "recover" in known:
-            await ensure_recovery(client, known["recover"])
+            await ensure_automation(client, recovery_automation(known["recover"]))
+        await ensure_automation(client, staleness_automation())
     return [str(identity) for identity in known.values()]
 
 
@@ -119,13 +123,20 @@ async def save_platform(addresses: Mapping[str, str], keys: Mapping[str, tuple[s
     await platform.save(PLATFORM, overwrite=True)
 
 
-def backup_locations(addresses: Mapping[str, str]) -> list[dict[str, str]]:
+def backup_locations(addresses: Mapping[str, str]) -> list[BackupLocation]:
     """Where the sandbox keeps recovery points: two regions of "aws", and "gcp"."""
-    folder = Path(addresses["store"]).parent / "backups"
+    from blocks.backup_locations import BackupLocation
+
+    def s3(name: str, bucket: str, region: str) -> BackupLocation:
+        return BackupLocation(name=name, kind="s3", bucket=bucket, region=region,
+                              endpoint=addresses["s3_endpoint"], create=True)  # fmt: skip
+
     return [
-        {"name": name, "kind": "file", "bucket": str(folder / name)}
-        for name in ("aws", "aws-second-region", "gcp")
-    ]
+        s3("aws", "slipway-backups", "eu-west-1"),
+        s3("aws-second-region", "slipway-backups-2", "us-west-2"),
+        BackupLocation(name="gcp", kind="gcs", bucket="slipway-backups-gcp",
+                       endpoint=addresses["gcs_endpoint"], create=True),
+    ]  # fmt: skip
 
 
 async def offer_blocks() -> None:
@@ -203,12 +214,12 @@ async def prune(client: PrefectClient, wanted: set[UUID]) -> None:
             await client.delete_deployment(found.id)
 
 
-async def ensure_recovery(client: PrefectClient, recover: UUID) -> None:
-    """One automation of this name: `create` alone would make one more every time."""
+async def ensure_automation(client: PrefectClient, raw: Mapping[str, Any]) -> None:
+    """One automation of that name: `create` alone would make one more every time."""
     from prefect.events.schemas.automations import AutomationCore
 
-    wanted = AutomationCore.model_validate(recovery_automation(recover))
-    first, *others = [*await client.read_automations_by_name(RECOVERY), None]
+    wanted = AutomationCore.model_validate(raw)
+    first, *others = [*await client.read_automations_by_name(wanted.name), None]
     for surplus in others:
         if surplus is not None:
             await client.delete_automation(surplus.id)
@@ -216,6 +227,27 @@ async def ensure_recovery(client: PrefectClient, recover: UUID) -> None:
         await client.create_automation(wanted)
     else:
         await client.update_automation(first.id, wanted)
+
+
+def staleness_automation() -> dict[str, Any]:
+    """The server itself misses a proof that did not come, also when no worker runs any more."""
+    return {
+        "name": STALENESS,
+        "description": "A location whose copies were proved before has had none proved for 26 "
+        "hours. See `slipway backups APP -e E` and the runs of `nightly`.",
+        "enabled": True,
+        "trigger": {
+            "type": "event",
+            "posture": "Proactive",
+            "after": ["slipway.copy.proved"],
+            "expect": ["slipway.copy.proved"],
+            "match": {"prefect.resource.id": "slipway.copy.*"},
+            "for_each": ["prefect.resource.id"],
+            "threshold": 1,
+            "within": timedelta(hours=26),
+        },
+        "actions": [{"type": "do-nothing"}],
+    }
 
 
 def recovery_automation(recover: UUID) -> dict[str, Any]:

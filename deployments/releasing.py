@@ -282,7 +282,13 @@ def confirm(console: Console, platform: str, application: str, given: str, comma
     Raises:
         UsageError: SLP007.
     """
-    if platform == SANDBOX or given == application:
+    if platform != SANDBOX:
+        require_typed(console, application, given, command)
+
+
+def require_typed(console: Console, application: str, given: str, command: str) -> None:
+    """Raises UsageError SLP007 unless the application's name is given or typed."""
+    if given == application:
         return
     typed = given
     if not given and console.interactive:
@@ -292,7 +298,7 @@ def confirm(console: Console, platform: str, application: str, given: str, comma
         seen = f"{typed!r} is not its name" if typed else "nobody confirmed it"
         raise UsageError(
             "SLP007",
-            f"this changes {application} on platform `{platform}`, and {seen}",
+            f"this changes what users of {application} depend on, and {seen}",
             help=f"run: {command} --confirm {application}",
         )
 

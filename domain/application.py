@@ -155,6 +155,11 @@ class Database(_Model):
     contract: str | None = Field(
         None, description="Drops what only older versions needed; see `slipway contract`."
     )
+    contract_after: Literal["request", "release"] = Field(
+        "request",
+        description="request: by `slipway contract` alone; release: also at the end of each "
+        "release, once no older version is left.",
+    )
     seed: str | None = Field(None, description="Runs after each migration; rerunnable.")
     service: Name | None = Field(None, description="Whose bundle runs both; the first by default.")
     timeout: PositiveDuration = parse_duration("5m")
@@ -206,10 +211,6 @@ class Backups(_Model):
         "when the application can work with it.",
     )
     service: Name | None = Field(None, description="Whose bundle runs it; the first by default.")
-    objects: tuple[str, ...] = Field(
-        (),
-        description="Object storage to save: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, file:///DIR.",
-    )
 
 
 class CanaryStep(_Model):
@@ -355,6 +356,7 @@ class Application(_Model):
         yield from self._long_names()
         yield from self._contradicting_objectives()
         yield from self._impossible_canary()
+        yield from self._pointless_contraction()
         yield from self._contradictory_sources()
         yield from self.flags.problems() if self.flags else ()
 
@@ -371,6 +373,14 @@ class Application(_Model):
         if self.database:
             used_by = self.database.service
             yield from _unknown(("database", "service"), used_by, services, "a service")
+
+    def _pointless_contraction(self) -> Iterator[_Problem]:
+        database = self.database
+        if database and database.contract_after == "release" and not database.contract:
+            yield (
+                ("database", "contract_after"),
+                "asks for a contraction, and there is none; add `contract`, or remove this",
+            )
 
     def _circles(self) -> Iterator[_Problem]:
         graph = {

@@ -8,11 +8,35 @@ nobody can go back any more, and from then on nobody may.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 
 from domain.errors import Failed, UsageError
 from domain.journal import Entry, Kind, Release, live, unfinished
 
 ACTION = "Contract"
+
+
+class Contraction(StrEnum):
+    """How far the contraction of one release is."""
+
+    NOT_ASKED = "not asked"  # for `slipway contract` alone to run
+    DUE = "due"  # its release asks for it, and something may still be gone back to
+    BEGUN = "begun"  # and not known to have ended: it has to run again
+    DONE = "done"
+
+
+def contraction_of(entries: Iterable[Entry], release: int) -> Contraction:
+    """By the journal alone; an end that nobody wrote down was none."""
+    found = Contraction.NOT_ASKED
+    for entry in (e for e in entries if e.release == release):
+        ours = entry.data.get("action") == ACTION
+        if entry.kind is Kind.STARTED and entry.data.get("policy", {}).get("contract"):
+            found = Contraction.DUE
+        elif ours and entry.kind is Kind.INTENT:
+            found = Contraction.BEGUN
+        elif ours and entry.kind is Kind.DONE:
+            found = Contraction.DONE
+    return found
 
 
 def contracted_at(entries: Iterable[Entry]) -> int | None:

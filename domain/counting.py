@@ -14,31 +14,6 @@ from domain.routing import Counts
 TOP = "+Inf"
 
 
-def gained(earlier: Counts, later: Counts) -> Counts:
-    """What was counted between two looks at the same counters.
-
-    Anything that went back, be it one bucket, or other bounds than before, means that all of them
-    started again: then everything in ``later`` is new. What was counted after ``earlier`` and
-    before the restart is lost, and so is a restart after which every counter has overtaken its
-    earlier value.
-    """
-    if _restarted(earlier, later):
-        return later
-    return Counts(
-        requests=later.requests - earlier.requests,
-        errors=later.errors - earlier.errors,
-        buckets={bound: n - earlier.buckets.get(bound, 0) for bound, n in later.buckets.items()},
-    )
-
-
-def _restarted(earlier: Counts, later: Counts) -> bool:
-    if later.requests < earlier.requests or later.errors < earlier.errors:
-        return True
-    if earlier.buckets and set(earlier.buckets) != set(later.buckets):
-        return True
-    return any(n < earlier.buckets.get(bound, 0) for bound, n in later.buckets.items())
-
-
 def added(one: Counts, other: Counts) -> Counts:
     """Both together. Of the buckets, the bounds that both have: a missing one is not a zero."""
     return Counts(

@@ -559,6 +559,14 @@ CATALOGUE: dict[str, Page] = {
         # 12x: PostgreSQL backups
         # 10x: object stores
         Page(
+            "SLP100",
+            "an object store refuses the credentials",
+            4,
+            "The key is wrong, has expired, lacks a right, or the bucket belongs to another "
+            "account than the one named.",
+            "Give the location the right credentials, or correct the owner of its bucket.",
+        ),
+        Page(
             "SLP101",
             "an object store could not be listed",
             1,
@@ -567,12 +575,59 @@ CATALOGUE: dict[str, Page] = {
             "Repair what the message names, then run it again.",
         ),
         Page(
+            "SLP102",
+            "there is no such bucket",
+            2,
+            "The location names a bucket that does not exist.",
+            "Create it, with versioning and object lock, or correct the name.",
+        ),
+        Page(
             "SLP103",
             "a stored object is not what was sent",
             1,
             "The store returned another checksum, or another size, than what was written.",
             "Run it again; the unfinished object is not used. If it happens again, test the disk "
             "or the connection.",
+        ),
+        Page(
+            "SLP104",
+            "an object store does not answer",
+            1,
+            "The connection failed, or the store answered with an error, until the deadline.",
+            "Run it again when the store is back; what was finished is not done twice.",
+        ),
+        # 11x: retention
+        Page(
+            "SLP110",
+            "nothing may be deleted now",
+            1,
+            "A location could not be listed, its clock is in doubt, a backup is running, "
+            "everything is held, far more than usual would expire, or a promise would be broken. "
+            "Nothing was deleted there.",
+            "Repair what the message names. Where the plan is right and only large, approve it: "
+            "`slipway expire APP -e E --apply --approve PLAN`.",
+        ),
+        Page(
+            "SLP111",
+            "this hold says too little",
+            2,
+            "A hold keeps a point for ever, so it needs a reason that somebody understands later.",
+            "Give `--reason TEXT`.",
+        ),
+        Page(
+            "SLP112",
+            "a point was not purged",
+            1,
+            "It was held or brought back after the plan was made.",
+            "Nothing: it stays. Take the hold away if it is over.",
+        ),
+        Page(
+            "SLP113",
+            "the point was given up",
+            1,
+            "It was unfinished for longer than a day, and expiry removed it before it could be "
+            "committed.",
+            "Run the backup again.",
         ),
         Page(
             "SLP120",
@@ -649,7 +704,7 @@ CATALOGUE: dict[str, Page] = {
             "SLP128",
             "the PostgreSQL server does not answer",
             1,
-            "No connection to the server or to that database.",
+            "No connection to the server or to that database, or an address that cannot be read.",
             "Check the address and that the database exists; run it again when the server is back.",
         ),
         Page(
@@ -820,6 +875,14 @@ CATALOGUE: dict[str, Page] = {
             "No location has a complete copy of the point that was asked for, or none of its "
             "copies is proved.",
             "See `slipway backups APP`; `slipway verify APP --point ID` proves one.",
+        ),
+        Page(
+            "SLP150",
+            "there is nowhere to restore to",
+            2,
+            "The target is no name of a database and no secret block, or the platform names no "
+            "server for restores. A URL with a password is refused: the run would show it.",
+            "Give the name of a new database, or `secret:BLOCK`.",
         ),
     )
 }

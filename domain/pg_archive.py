@@ -49,7 +49,7 @@ _END_MARK = b"\\."
 _END_TEXT = _END_MARK + b"\n\n"  # its chunk, without the last newline
 _END_MARK_HASH = xxhash.xxh3_128_intdigest(_END_MARK)
 _LONG_ROW_BYTES = 1 << 20
-_WINDOW_BYTES = 1 << 16  # rows that are split at once: what stays in the processor's cache
+_WINDOW_BYTES = 1 << 17  # rows that are split at once: what stays in the processor's cache
 _LONGEST_TEXT_BYTES = 1 << 26
 _MODULUS = 1 << 128
 _POSITION_NOT_SET, _POSITION_SET, _NO_DATA = 1, 2, 3
@@ -134,16 +134,25 @@ class ArchiveReader:
     inventory that is only empty.
 
     Args:
+        rows: look at each row. Without, a table has only the hash of its bytes as they lie in the
+            archive, which costs next to nothing and says as much about the archive itself; what
+            a restored copy must have is then learned by reading that archive again.
         sample_rows: rows of each table to keep for ``sample``.
         sample_bytes: what these may weigh together for each table.
     """
 
-    def __init__(self, *, sample_rows: int = 0, sample_bytes: int = 1 << 16) -> None:
+    def __init__(
+        self, *, rows: bool = True, sample_rows: int = 0, sample_bytes: int = 1 << 16
+    ) -> None:
+        self._looks_at_rows = rows or sample_rows > 0
+        self._raw = xxhash.xxh3_128()  # of the data of one table
         self._pieces: list[bytes] = []
         self._held = 0  # bytes in the pieces that are not in the buffer yet
         self._buffer, self._at = b"", 0
         self._needed = 0
         self._taken = 0  # bytes of all buffers before this one
+        self._contents = xxhash.xxh3_128()  # of everything before the data
+        self._in_contents = True
         self._may_end = False
         self._error: Failed | None = None
         self._rows_are_chunks = True
@@ -202,11 +211,16 @@ class ArchiveReader:
         return self._inventory()
 
     def sample(self) -> Sample:
-        """The small copy, after ``close``. Foreign keys and large objects are left out.
+        """The small copy, after ``close``: what must be able to be restored without the rest.
 
-        The first rows of one table may refer to later ones of another.
+        Foreign keys are left out, since the first rows of one table may refer to later ones of
+        another; materialised views stay empty, since they may want rows that are not there; and
+        there are no large objects.
         """
-        left_out = {"FK CONSTRAINT", "BLOB", "BLOBS", "BLOB METADATA", "BLOB COMMENTS"}
+        left_out = {
+            "FK CONSTRAINT", "MATERIALIZED VIEW DATA",
+            "BLOB", "BLOBS", "BLOB METADATA", "BLOB COMMENTS",
+        }  # fmt: skip
         entries = tuple(
             entry
             for entry in self._entries
@@ -231,7 +245,10 @@ class ArchiveReader:
     def _bytes(self, size: int) -> Generator[None, None, bytes]:
         yield from self._fill(size)
         start, self._at = self._at, self._at + size
-        return self._buffer[start : self._at]
+        taken = self._buffer[start : self._at]
+        if self._in_contents:
+            self._contents.update(taken)
+        return taken
 
     def _byte(self) -> Generator[None, None, int]:
         return (yield from self._bytes(1))[0]
@@ -270,6 +287,7 @@ class ArchiveReader:
                 if entry.number in self._waiting:
                     raise self._cannot_be(f"a second entry {entry.number}")
                 self._waiting[entry.number] = entry
+        self._in_contents = False
         while True:
             self._may_end = True
             yield from self._fill(1)
@@ -367,22 +385,51 @@ class ArchiveReader:
             raise self._cannot_be(f"a block of type {kind} for {entry.kind} {entry.name}")
 
     def _table(self, entry: Entry) -> _Steps:
+        self._raw.reset()
+        if not self._looks_at_rows:
+            yield from self._skip_rows()
+            self._tables[entry.name] = TableData(
+                raw=self._raw.hexdigest(), columns=_columns(entry.copy)
+            )
+            return
         rows = _Rows(self._sample_rows, self._sample_bytes)
         while (length := (yield from self._chunk_length())) > 0:
             if self._rows_are_chunks and length < _LONG_ROW_BYTES and rows.between:
                 yield from self._fill(5 + length + 5)  # with the header of the chunk after it
                 if self._split(length, rows):
                     continue
-            self._at += 5
+            self._consume(5)
             yield from self._chunk(length, rows)
-        self._at += 5
+        self._consume(5)
         if not rows.ended:
             raise self._cannot_be(f"the end of {entry.name} without its end mark")
         self._tables[entry.name] = TableData(
-            rows=rows.count, digest=f"{rows.sum % _MODULUS:032x}", columns=_columns(entry.copy)
+            rows=rows.count,
+            digest=f"{rows.sum % _MODULUS:032x}",
+            raw=self._raw.hexdigest(),
+            columns=_columns(entry.copy),
         )
         if self._sample_rows:
             self._sampled[entry.number] = tuple(rows.first)
+
+    def _skip_rows(self) -> _Steps:
+        """To the end of a table's data: a newline and a chunk of no length, and nothing else.
+
+        COPY text has no NUL, and the four bytes of a length that is not nothing are never all 0.
+        """
+        overlap = len(_NO_MORE_ROWS) - 1
+        while True:
+            yield from self._fill(len(_NO_MORE_ROWS))
+            end = self._buffer.find(_NO_MORE_ROWS, self._at)
+            if end >= 0:
+                self._consume(end + len(_NO_MORE_ROWS) - self._at)
+                return
+            self._consume(len(self._buffer) - self._at - overlap)
+
+    def _consume(self, count: int) -> None:
+        """Pass over data of a table."""
+        self._raw.update(memoryview(self._buffer)[self._at : self._at + count])
+        self._at += count
 
     def _chunk_length(self) -> Generator[None, None, int]:
         """Of the chunk whose header is next; the header stays where it is."""
@@ -416,7 +463,8 @@ class ArchiveReader:
         ):
             self._rows_are_chunks = False
             return False
-        self._at = start + len(text) - len(rest) - 5  # that header may be of the table's end
+        # The header of the rest may be that of the table's end.
+        self._consume(start + len(text) - len(rest) - 5 - self._at)
         rows.add_whole(found)
         return True
 
@@ -424,7 +472,7 @@ class ArchiveReader:
         while length:
             yield from self._fill(1)
             piece = self._buffer[self._at : self._at + length]
-            self._at += len(piece)
+            self._consume(len(piece))
             length -= len(piece)
             if not rows.add(piece):
                 raise self._cannot_be("data after the end mark of a table")
@@ -473,6 +521,7 @@ class ArchiveReader:
                 for kind, names in definitions.items()
             },
             encoding=self._encoding(),
+            contents=self._contents.hexdigest(),
             large_objects=LargeObjects(
                 count=self._objects, digest=f"{self._objects_sum % _MODULUS:032x}"
             ),

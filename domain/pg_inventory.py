@@ -29,11 +29,14 @@ class TableData(_Model):
     """Rows of one table, partition or materialised copy, as they were in the snapshot.
 
     Attributes:
+        rows, digest: whatever their order; None where the archive was read without a look at each.
+        raw: of the table's bytes as they lie in the archive; None for what is in no archive.
         columns: the column list of its COPY, which fixes the text that was hashed.
     """
 
-    rows: int = Field(ge=0)
-    digest: Digest
+    rows: int | None = Field(None, ge=0)
+    digest: Digest | None = None
+    raw: Digest | None = None
     columns: str = ""
 
 
@@ -64,6 +67,8 @@ class Inventory(_Model):
         server_version: of the server that was dumped, as its archive says.
         dump_version: of the pg_dump that did it.
         encoding: of the database, and so of the text that was hashed.
+        contents: digest of the header and the table of contents, byte by byte; it tells one
+            archive from another, and is never the same for a copy that was dumped again.
         extensions: by name; the version is None where only the archive was asked.
         definitions: kind (``INDEX``, ``FUNCTION``, ...) -> name -> digest of its SQL text.
         roles: owners that the archive names; a restore that keeps owners needs them.
@@ -73,6 +78,7 @@ class Inventory(_Model):
     server_version: str
     dump_version: str
     encoding: str
+    contents: Digest
     tables: Mapping[str, TableData] = {}
     sequences: Mapping[str, SequenceValue] = {}
     extensions: Mapping[str, str | None] = {}
@@ -90,7 +96,8 @@ class Inventory(_Model):
 
     @property
     def rows(self) -> int:
-        return sum(table.rows for table in self.tables.values())
+        """Of all tables; 0 where they were not looked at."""
+        return sum(table.rows or 0 for table in self.tables.values())
 
 
 class DifferenceKind(StrEnum):
@@ -106,6 +113,7 @@ class DifferenceKind(StrEnum):
     EXTRA_DEFINITION = "extra definition"
     DEFINITION = "definition"
     LARGE_OBJECTS = "large objects"
+    CONTENTS = "contents"
 
 
 class Difference(_Model):
@@ -138,10 +146,18 @@ def archive_differences(expected: Inventory, found: Inventory) -> tuple[Differen
 
     An archive without a table is what an empty database gives, and is no mistake here.
     """
-    return tuple(
-        one
-        for one in _differences(expected, found, True)
-        if one.kind is not DifferenceKind.NOTHING_COMPARED
+    found_so = (
+        *_raw_tables(expected.tables, found.tables),
+        *_apart_from_tables(expected, found, True),
+    )
+    if found_so or expected.contents == found.contents:
+        return found_so
+    return (
+        Difference(
+            kind=DifferenceKind.CONTENTS,
+            name="table of contents",
+            sentence="the archive's table of contents is not the one that was written",
+        ),
     )
 
 
@@ -154,6 +170,12 @@ def _differences(expected: Inventory, found: Inventory, privileges: bool) -> Ite
             sentence="no table was recorded in the archive, so there is nothing to compare",
         )
     yield from _tables(expected.tables, found.tables)
+    yield from _apart_from_tables(expected, found, privileges)
+
+
+def _apart_from_tables(
+    expected: Inventory, found: Inventory, privileges: bool
+) -> Iterator[Difference]:
     yield from _sequences(expected.sequences, found.sequences)
     for name in sorted(expected.extensions.keys() - found.extensions.keys()):
         yield Difference(
@@ -183,7 +205,9 @@ def _tables(
             # Counting what was there before as restored hid a restore of nothing (ayunis-core#118).
             kind, told = DifferenceKind.EXTRA_TABLE, "was not in the archive, and is there"
         elif now is None:
-            kind, told = DifferenceKind.MISSING_TABLE, f"is missing, with {was.rows} rows"
+            kind, told = DifferenceKind.MISSING_TABLE, _missing(was)
+        elif was.rows is None or now.rows is None:
+            kind, told = DifferenceKind.NOTHING_COMPARED, "was not looked at row by row"
         elif was.rows != now.rows:
             kind, told = DifferenceKind.ROWS, f"has {now.rows} rows, {was.rows} were saved"
         elif was.columns != now.columns:
@@ -195,6 +219,33 @@ def _tables(
         else:
             continue
         yield Difference(kind=kind, name=name, sentence=f"table {name} {told}")
+
+
+def _missing(table: TableData) -> str:
+    return "is missing" if table.rows is None else f"is missing, with {table.rows} rows"
+
+
+def _raw_tables(
+    expected: Mapping[str, TableData], found: Mapping[str, TableData]
+) -> Iterator[Difference]:
+    """Of one archive read twice: the rows tell most, and the bytes all."""
+    known = all(table.rows is not None for table in (*expected.values(), *found.values()))
+    if known:
+        yield from _tables(expected, found)
+    for name in sorted(expected.keys() | found.keys()):
+        was, now = expected.get(name), found.get(name)
+        if was is None or now is None:
+            if not known:
+                kind = DifferenceKind.EXTRA_TABLE if was is None else DifferenceKind.MISSING_TABLE
+                told = "was not in the archive, and is there" if was is None else "is missing"
+                yield Difference(kind=kind, name=name, sentence=f"table {name} {told}")
+        elif (was.raw, was.columns) != (now.raw, now.columns) and (
+            not known or (was.rows, was.digest) == (now.rows, now.digest)
+        ):
+            yield Difference(
+                kind=DifferenceKind.CONTENT, name=name,
+                sentence=f"table {name} is not stored as it was saved",
+            )  # fmt: skip
 
 
 def _sequences(

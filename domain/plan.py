@@ -17,10 +17,12 @@ from domain.application import Application, Strategy
 from domain.artifact import Artifact, ServiceBundle, digest_of
 from domain.journal import Entry, Kind, Outcome, next_entry
 from domain.judge import detectable
+from domain.place import Place
 from domain.release import BuildRecord, policy_for, targets, workload_name
 from domain.rollout import (
     Action,
     Advance,
+    Contract,
     Finish,
     Group,
     Judge,
@@ -38,7 +40,7 @@ from domain.rollout import (
     next_action,
     replay,
 )
-from domain.units import format_duration
+from domain.units import format_duration, format_percent
 from domain.verdict import Verdict
 
 Change = Literal["add", "change", "check", "remove"]
@@ -196,7 +198,7 @@ def counts_done(entries: Iterable[Entry]) -> Counts:
 
 def _counts_of(data: Mapping[str, Any], candidate: set[str]) -> Counts:
     match data.get("action"):
-        case "Migrate":
+        case "Migrate" | "Contract":
             return Counts(migrate=1)
         case "Scale":
             started = sum(workload in candidate for workload in data["sizes"])
@@ -226,6 +228,9 @@ def _before_traffic(application: Application, environment: str) -> Iterator[Line
         yield Line("check", "test", f"{_counted(len(application.tests), 'suite')}: {names}")
     policy = application.scan_in(environment)
     yield Line("check", "scan", f"source and packages; refuse severity {policy.fail_on} and above")
+    for flag, steps in (application.flags.carry if application.flags else {}).items():
+        ramp = ", ".join(format_percent(step) for step in steps)
+        yield Line("add", "carry", f"flag {flag}, off, or at its share; ramps by {ramp} when asked")
 
 
 @dataclass
@@ -272,9 +277,13 @@ class _Script:
                 return [Line("check", "check", f"{new} on its private address, before any user")]
             case Judge():
                 return [Line("check", "check", self._proof(seen)), *self._sight(seen)]
+            case Contract():
+                return [self._contraction_line("no earlier version can serve after it")]
             case Retire(workloads=workloads, keep=keep):
                 after = f"after {format_duration(keep)}"
-                return [self._stop_line(workload, after) for workload in workloads]
+                lines = [self._stop_line(workload, after) for workload in workloads]
+                late = f"not before {format_duration(keep)} have passed: `slipway recover` runs it"
+                return lines + ([self._contraction_line(late)] if self.policy.contract else [])
             case Stop(workloads=workloads):
                 return [self._stop_line(workload, "now") for workload in workloads]
             case _:
@@ -318,6 +327,11 @@ class _Script:
             if command
         ]
 
+    def _contraction_line(self, when: str) -> Line:
+        database = self.application.database
+        assert database is not None
+        return Line("remove", "contract", f"`{database.contract}`, {when}")
+
     def _size_line(self, workload: str, before: int, after: int) -> Line:
         service = self.candidate.service_of(workload)
         if service is None:
@@ -347,11 +361,9 @@ class _Script:
         return _entry([], Kind.STARTED, _ZERO, data)
 
     def _seen(self) -> Observation:
-        stable = self.stable.targets if self.stable else ()
-        groups = {w: Group(w, n, n, expires=True) for w, n in self.present.items()}
-        groups |= {t.workload: Group(t.workload, t.replicas, t.replicas) for t in stable}
-        weights = {t.service: {t.workload: 100} for t in stable if t.public}
-        return Observation(_ZERO, groups, weights)
+        place = Place.serving(self.stable.targets if self.stable else ())
+        kept = {w: Group(w, n, n, expires=True) for w, n in self.present.items()}
+        return Observation(_ZERO, {**kept, **place.groups}, place.weights)
 
 
 def _recorded(entries: Sequence[Entry], action: Action, now: datetime) -> list[Entry]:
@@ -370,7 +382,6 @@ def _entry(entries: Sequence[Entry], kind: Kind, at: datetime, data: Mapping[str
 
 def _after(action: Action, seen: Observation, policy: Policy) -> Observation:
     """What is seen when the action has succeeded."""
-    groups = dict(seen.groups)
     match action:
         case Wait():
             return replace(seen, now=seen.now + max(policy.drain, timedelta(seconds=1)))
@@ -378,20 +389,10 @@ def _after(action: Action, seen: Observation, policy: Policy) -> Observation:
             return replace(seen, preflight=Verdict.PASS)
         case Judge():
             return replace(seen, verdict=Verdict.PASS, evidence=Verdict.PASS)
-        case Advance():
-            return replace(seen, verdict=Verdict.NOT_RUN, evidence=Verdict.NOT_RUN)
-        case Route(weights=weights, mirrors=mirrors, testers=testers):
-            return replace(
-                seen, weights=weights, mirrors=mirrors, testers=testers,
-                verdict=Verdict.NOT_RUN, evidence=Verdict.NOT_RUN,
-            )  # fmt: skip
-        case Scale(sizes=sizes):
-            groups |= {workload: Group(workload, n, n) for workload, n in sizes.items()}
-        case Retire(workloads=workloads):
-            groups |= {w: replace(groups[w], expires=True) for w in workloads}
-        case Stop(workloads=workloads):
-            groups = {w: group for w, group in groups.items() if w not in workloads}
-    return replace(seen, groups=groups)
+        case Advance() | Route():  # what comes next is judged anew
+            seen = replace(seen, verdict=Verdict.NOT_RUN, evidence=Verdict.NOT_RUN)
+    place = Place(seen.groups, seen.weights, seen.mirrors, seen.testers).after(action).ready()
+    return replace(seen, **vars(place))
 
 
 def unbuilt(application: Application, version: str) -> BuildRecord:

@@ -83,6 +83,16 @@ class State:
         return self.ramp.steps[self.step]
 
     @property
+    def is_whole(self) -> bool:
+        """Everybody has the flag in this step, so that there is nobody to compare with."""
+        return _same(self.target, 1.0)
+
+    @property
+    def has_objectives(self) -> bool:
+        limits = self.ramp.limits
+        return limits.error_rate is not None or limits.p95_seconds is not None
+
+    @property
     def before(self) -> float:
         """Share that the flag had before the step."""
         return self.ramp.steps[self.step - 1] if self.step else self.base
@@ -178,15 +188,22 @@ def _onwards(state: State, seen: Observation) -> Action:
         return SetShare(f"{step}: on for {format_percent(state.target)}", state.target)
     if not state.is_set:  # the effect is there, its entry is not: a process died in between
         return SetShare(f"{step}: on for {format_percent(state.target)}", state.target)
-    if _same(state.target, 1.0):
-        return Finish("every step passed, and everybody has it", Ended.RAMPED)
+    if state.is_whole and not state.has_objectives:
+        return Finish(
+            "every step before passed, and everybody has it; 100% was not judged: nobody is left "
+            "to compare with, and no objective is declared",
+            Ended.RAMPED,
+        )
     return _judged(state, seen, step, late=late)
 
 
 def _judged(state: State, seen: Observation, step: str, *, late: bool) -> Action:
     match seen.verdict:
         case Verdict.PASS if state.step == len(state.ramp.steps) - 1:
-            return Finish(f"every step passed: {seen.reason}", Ended.RAMPED)
+            how = " (100% by the objectives alone: nobody is left to compare with)"
+            return Finish(
+                f"every step passed: {seen.reason}{how if state.is_whole else ''}", Ended.RAMPED
+            )
         case Verdict.PASS:
             return Pass(f"{step} passed: {seen.reason}")
         case Verdict.FAIL:
@@ -238,6 +255,13 @@ def unfinished_ramp(entries: Iterable[Entry], flag: str) -> State | None:
     for entry in entries_of(entries, flag):
         state = _apply(state, entry)
     return state if state is not None and state.finished is None else None
+
+
+def flags_left(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """Flags whose ramp started and never ended, in the order in which they were first met."""
+    known = list(entries)
+    met = dict.fromkeys(str(e.data["flag"]) for e in known if e.kind is Kind.FLAG)
+    return tuple(flag for flag in met if unfinished_ramp(known, flag) is not None)
 
 
 def superseded(entries: Iterable[Entry], flag: str, writer: str) -> str | None:

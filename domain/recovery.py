@@ -30,6 +30,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from domain.verdict import Verdict
 
+MAIN = "main"
+"""The lineage of a database that was never restored."""
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -103,6 +106,15 @@ class Member(_Model):
 
     def to_bytes(self) -> bytes:
         return self.model_dump_json(indent=1).encode()
+
+
+class Tombstone(_Model):
+    """That a point has expired: hidden, and purged after the grace period."""
+
+    point: str
+    at: AwareDatetime
+    plan: str
+    reason: str
 
 
 class Claim(_Model):
@@ -269,7 +281,12 @@ class CopyState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One recovery point at one location."""
+    """One recovery point at one location.
+
+    Attributes:
+        stored_at: by the store's clock: of the manifest, else of the first thing that is there.
+        run: that claimed it, as far as it is known.
+    """
 
     point: str
     location: str
@@ -278,6 +295,9 @@ class Copy:
     manifest: Manifest | None = None
     proofs: tuple[Proof, ...] = ()
     held: str = ""
+    stored_at: datetime | None = None
+    tombstoned_at: datetime | None = None
+    run: str = ""
 
     def proved(self, needed: Rung) -> Proof | None:
         """The newest climb that reached ``needed``; only of the manifest that is there now."""
@@ -310,7 +330,7 @@ class Lineage:
 
     application: str
     environment: str
-    name: str = "main"
+    name: str = MAIN
 
     @property
     def root(self) -> str:

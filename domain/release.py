@@ -13,7 +13,7 @@ from domain.artifact import Artifact, Digest, digest_of
 from domain.errors import UsageError
 from domain.journal import Outcome, Release, live
 from domain.judge import Limits
-from domain.rollout import Policy, Target, steps_for
+from domain.rollout import PASSED, Policy, Target, steps_for
 from domain.routing import Backend, Route, Routing, Testing
 from domain.verdict import Verdict
 from domain.workload import Workload, WorkloadSpec
@@ -163,6 +163,7 @@ def policy_for(
         ready_deadline=slowest + timedelta(seconds=5),
         keep_previous=record.application.environment(environment).keep_previous,
         migrate=migrate and database is not None and bool(database.migrate or database.seed),
+        contract=migrate and database is not None and database.contract_after == "release",
     )
 
 
@@ -321,7 +322,8 @@ class Report(_Frozen):
                     else f"; {self.requests} requests served while it moved, "
                     f"{self.failed_requests} failed"
                 )
-                return f"{what} is live after {self.seconds:.0f} s{moved}"
+                more = "" if self.reason in ("", PASSED) else f"; {self.reason}"
+                return f"{what} is live after {self.seconds:.0f} s{moved}{more}"
             case Outcome.ROLLED_BACK:
                 serving = (
                     "the old version serves" if self.previous else "nothing is live, as before"

@@ -13,7 +13,8 @@ Rules it keeps (tests/domain/test_rollout.py generates histories against them):
   little holds the step, and never advances it;
 - a rollback gives the stable version its capacity back *before* traffic moves to it, is judged
   itself, and ends ROLLED_BACK or ROLLBACK_FAILED;
-- nothing is stopped while it has weight, or before its drain time has passed.
+- nothing is stopped while it has weight, or before its drain time has passed;
+- the schema is contracted last, and only when no other version is left that needs it as it was.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from domain.judge import Limits
 from domain.steering import Verb, said
 from domain.units import Duration, format_duration, parse_duration
 from domain.verdict import Verdict
+
+PASSED = "all steps passed"
 
 
 class _Frozen(BaseModel):
@@ -74,6 +77,7 @@ class Policy(_Frozen):
     drain: Duration = Field(parse_duration("1s"), description="From weight 0 to the stop.")
     keep_previous: Duration = parse_duration("10m")
     migrate: bool = False
+    contract: bool = Field(False, description="The schema is contracted at the end.")
     limits: Limits = Field(Limits(), description="What the judge of evidence goes by.")
     patience: Duration = Field(parse_duration("1h"), description="Of a step, for its evidence.")
     blind: Duration = Field(
@@ -165,6 +169,7 @@ class State:
     since: datetime
     step: int = 0
     migrated: bool = False
+    contracted: bool = False
     routed_at: datetime | None = None
     aborting: str | None = None
     finished: Outcome | None = None
@@ -193,6 +198,11 @@ class Wait(Action):
 @dataclass(frozen=True)
 class Migrate(Action):
     """Run the migrations of the candidate."""
+
+
+@dataclass(frozen=True)
+class Contract(Action):
+    """Run the contraction of the candidate: no earlier version can serve after it."""
 
 
 @dataclass(frozen=True)
@@ -411,9 +421,22 @@ def _settle(state: State, seen: Observation) -> Action:
     there = [g for g in seen.groups.values() if g.workload not in serving]
     if idle := tuple(g.workload for g in there if g.desired == 0):
         return Stop("no replica of the old version is left", idle)
+    policy = state.policy
     if kept := tuple(g.workload for g in there if not g.expires):
-        return Retire("going back stays instant for a while", kept, state.policy.keep_previous)
-    return Finish("all steps passed", Outcome.PROMOTED)
+        if policy.keep_previous or not policy.contract:
+            return Retire("going back stays instant for a while", kept, policy.keep_previous)
+        if not _expired(state.routed_at or state.since, policy.drain, seen.now):
+            return Wait("requests on their way to the old version finish first")
+        return Stop("the schema is contracted next, so nobody goes back", kept)
+    if not policy.contract or state.contracted:
+        return Finish(PASSED, Outcome.PROMOTED)
+    if there:
+        names = ", ".join(group.workload for group in there)
+        return Finish(
+            f"{PASSED}; the schema is not contracted yet, since {names} may be gone back to",
+            Outcome.PROMOTED,
+        )
+    return Contract("no other version is left that needs the schema as it was")
 
 
 def _backward(state: State, seen: Observation) -> Action:
@@ -624,6 +647,8 @@ def _done(state: State, entry: Entry) -> State:
             return replace(state, since=entry.at, migrated=True)
         case "Route":
             return replace(state, since=entry.at, routed_at=entry.at)
+        case "Contract":
+            return replace(state, since=entry.at, contracted=True)
         case "Scale" | "KillFlags":
             return replace(state, since=entry.at)
         case _:

@@ -118,12 +118,15 @@ class Counts(_Frozen):
     )
 
     def since(self, earlier: Counts) -> Counts:
-        """What was added since ``earlier``.
+        """What was counted between two looks at the same counters.
 
-        A counter never goes back, so one that did has restarted from zero, and took the others
-        with it: then all that is here came since.
+        A counter never goes back, and its bounds stay. Where one did, be it one bucket, or the
+        bounds are others, all of them have started again from zero: then everything here is new.
+        What was counted after ``earlier`` and before the restart is lost, and so is a restart
+        after which every counter has overtaken its earlier value.
         """
-        if self.went_back(earlier):
+        other_bounds = bool(earlier.buckets) and self.buckets.keys() != earlier.buckets.keys()
+        if other_bounds or self.went_back(earlier):
             return self
         return Counts(
             requests=self.requests - earlier.requests,

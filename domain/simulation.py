@@ -17,20 +17,17 @@ import numpy as np
 from domain.counting import added
 from domain.journal import Entry, Kind, Outcome, next_entry
 from domain.judge import Judgement, Look, Trial
+from domain.place import Place
 from domain.rollout import (
     Abort,
     Action,
     Advance,
     Finish,
-    Group,
     Judge,
     Observation,
     Policy,
-    Retire,
     Route,
-    Scale,
     State,
-    Stop,
     Target,
     Wait,
     describe,
@@ -136,19 +133,13 @@ class _World:
     stable: tuple[Target, ...]
     random: np.random.Generator
     now: datetime = START
-    groups: dict[str, Group] = field(default_factory=dict)
-    weights: dict[str, dict[str, int]] = field(default_factory=dict)
-    mirrors: dict[str, dict[str, int]] = field(default_factory=dict)
-    testers: dict[str, str] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     counts: dict[str, Counts] = field(default_factory=dict)
     users: dict[str, Counts] = field(default_factory=dict)
     stop_requested: str | None = None
 
     def __post_init__(self) -> None:
-        for target in self.stable:
-            self.groups[target.workload] = Group(target.workload, target.replicas, target.replicas)
-        self.weights = {t.service: {t.workload: 100} for t in self.stable if t.public}
+        self.place = Place.serving(self.stable)
         self.write(
             Kind.STARTED,
             {
@@ -188,31 +179,30 @@ class _World:
         found = self.judgements.values()
         reason = next((j.reason for j in found if j.verdict is self.evidence), "")
         return Observation(
-            now=self.now, groups=self.groups, weights=self.weights, verdict=self.verdict,
+            now=self.now, **vars(self.place), verdict=self.verdict,
             preflight=self.preflight, evidence=self.evidence, evidence_reason=reason,
-            mirrors=self.mirrors, testers=self.testers, passed_at=self.now,
-            evidence_at=self.evidence_at, stop_requested=self.stop_requested,
+            passed_at=self.now, evidence_at=self.evidence_at, stop_requested=self.stop_requested,
         )  # fmt: skip
 
     def tick(self) -> None:
         """Users send requests, replicas come up or exit, and time passes."""
         self.now += TICK
-        for service, weights in self.weights.items():
+        for service, weights in self.place.weights.items():
             sent = int(self.random.poisson(self.scenario.requests_per_second))
             for workload, weight in weights.items():
                 met = self.meet(workload, int(self.random.binomial(sent, weight / 100)))
                 self.count(workload, met)
                 self.users[workload] = added(self.users.get(workload, Counts()), met)
-            for workload, percent in self.mirrors.get(service, {}).items():
+            for workload, percent in self.place.mirrors.get(service, {}).items():
                 copies = int(self.random.binomial(sent, percent / 100))
                 self.count(workload, self.meet(workload, copies))
         ours = {t.workload for t in self.candidate}
         late = self.scenario.exits_at is not None and self.seconds >= self.scenario.exits_at
-        for name, group in self.groups.items():
-            if name not in ours or (self.scenario.starts and not late):
-                self.groups[name] = replace(group, ready=group.desired)
-            elif late:
-                self.groups[name] = replace(group, ready=0, exited="code 1")
+        groups = self.place.groups.values()
+        up = [g for g in groups if g.workload not in ours or (self.scenario.starts and not late)]
+        gone = [g for g in groups if late and g.workload in ours]
+        self.place = self.place.having(replace(group, ready=group.desired) for group in up)
+        self.place = self.place.having(replace(group, ready=0, exited="code 1") for group in gone)
 
     def meet(self, workload: str, requests: int) -> Counts:
         ours = any(workload == t.workload for t in self.candidate)
@@ -241,7 +231,7 @@ class _World:
         old = {t.service: t.workload for t in self.stable}
         limits = self.policy.limits.model_copy(update={"requests": step.requests})
         if not self.opened:
-            self.opened = {w: self.counts.get(w, Counts()) for w in self.groups}
+            self.opened = {w: self.counts.get(w, Counts()) for w in self.place.groups}
         for target in (t for t in self.candidate if t.public):
             trial = self.trials.setdefault(target.service, Trial(limits))
             stable = old.get(target.service)
@@ -275,26 +265,10 @@ class _World:
             case Finish(outcome=outcome, reason=reason):
                 self.write(Kind.FINISHED, {"outcome": outcome, "reason": reason})
             case _:
-                self.effect(action)
+                self.place = self.place.after(action)
+                if isinstance(action, Route):
+                    self.forget()
                 self.write(Kind.DONE, describe(action))
-
-    def effect(self, action: Action) -> None:
-        match action:
-            case Scale(sizes=sizes):
-                for name, size in sizes.items():
-                    group = self.groups.get(name, Group(name, 0, 0))
-                    ready = min(group.ready, size)
-                    self.groups[name] = replace(group, desired=size, ready=ready, expires=False)
-            case Route(weights=weights, mirrors=mirrors, testers=testers):
-                self.weights = {s: dict(w) for s, w in weights.items()}
-                self.mirrors = {s: dict(w) for s, w in mirrors.items()}
-                self.testers = dict(testers)
-                self.forget()
-            case Retire(workloads=workloads):
-                for name in workloads:
-                    self.groups[name] = replace(self.groups[name], expires=True)
-            case Stop(workloads=workloads):
-                self.groups = {n: g for n, g in self.groups.items() if n not in workloads}
 
     def proof(self) -> dict[str, Any]:
         state = self.state
@@ -338,7 +312,7 @@ def simulate(
         line = Event(at, type(action).__name__.lower(), action.reason)
         if not events or (events[-1].action, events[-1].reason) != (line.action, line.reason):
             events.append(line)
-        moments.append({w: n for ws in world.weights.values() for w, n in ws.items()})
+        moments.append({w: n for ws in world.place.weights.values() for w, n in ws.items()})
     end = world.entries[-1].data
     ours = [world.users.get(t.workload, Counts()) for t in world.candidate]
     return Story(

@@ -11,9 +11,8 @@ from domain.rollout import Finish
 from flows.verify import verify
 from tasks.alerts import ALERTS
 from tasks.flags import carry_in
-from tasks.locks import environment_lock
 from tasks.naming import run_name
-from tasks.releasing import begin, error_of, on_trial, release_of, undone_when_stopped
+from tasks.releasing import begin, error_of, holding, on_trial, release_of
 from tasks.sourcing import read_record
 from tasks.steering import make_way
 
@@ -49,10 +48,7 @@ def deploy(
     application = record.application
     how = application.strategy_in(environment, strategy)
     make_way(target, application, environment, record.version, actor)
-    with (
-        environment_lock(application.name, environment),
-        undone_when_stopped(target, application.name, environment),
-    ):
+    with holding(target, application.name, environment):
         carry_in(target, record, environment)
         rollout = begin(target, record, environment, strategy=how, actor=actor, override=override)
         last = rollout.drive(until=on_trial)

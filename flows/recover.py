@@ -1,4 +1,4 @@
-"""Recover: put right what a killed release left behind, and start again what should be live."""
+"""Recover: put right what killed processes left behind, and start again what should be live."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from prefect.states import Completed
 
 from blocks.platform import load_platform
 from tasks.alerts import ALERTS
+from tasks.candidates import forget_killed
+from tasks.contracting import contract_when_due
 from tasks.locks import environment_lock
 from tasks.naming import run_name
 from tasks.releasing import open_journal, restore_live, take_over
+from tasks.switching import end_ramps
 
 
 @flow(name="recover", flow_run_name=run_name, timeout_seconds=3600,
@@ -21,6 +24,8 @@ def recover(
     environment: str, application: str, actor: str = "", platform: str = "sandbox"
 ) -> State[Any]:
     """Finish or reverse an unfinished release, then make sure that the live version serves.
+
+    A flag whose ramp was killed goes off, and a contraction that is owed is run.
 
     Args:
         environment: Where to recover.
@@ -33,5 +38,8 @@ def recover(
         journal = open_journal(target, application, environment, actor)
         ended = take_over(target, journal, go_on=True)
         restored = restore_live(target, journal)
+        ramps = end_ramps(target, application, environment, actor)
+        contracted = contract_when_due(target, journal)
+    forget_killed(target, application)
     first = f"release {ended.number} ended {ended.outcome}" if ended else "no unfinished release"
-    return Completed(message=f"{first}; {restored}")
+    return Completed(message="; ".join(filter(None, (first, restored, ramps, contracted))))

@@ -16,16 +16,13 @@ from flows.run_tests import test
 from flows.scan import scan
 from flows.verify import verify
 from tasks.alerts import ALERTS
-from tasks.locks import environment_lock
 from tasks.naming import run_name
 from tasks.overlap import together
 from tasks.planning import publish_plan
-from tasks.releasing import refuse_early, undone_when_stopped
-from tasks.reporting import Telling, told
+from tasks.releasing import holding, refuse_early
+from tasks.reporting import RELEASE_STAGES, Telling, told
 from tasks.sourcing import load_application, read_record
 from tasks.steering import make_way
-
-STAGES = ("build", "test", "scan", "deploy", "verify")
 
 
 @flow(name="release", flow_run_name=run_name, timeout_seconds=7200,
@@ -56,20 +53,8 @@ def release(
     if dry_run:
         plan = publish_plan(target, application, environment, strategy, version)
         return Completed(message=plan.summary())
-    how = application.strategy_in(environment, strategy).value
-    telling = Telling(target, application.name, environment, "release", STAGES, version, how,
-                      actor=actor)  # fmt: skip
-
-    def tested() -> None:
-        with telling.stage("test") as mark:
-            mark.outcome, mark.summary = test(source, version, telling.digest, platform)
-
-    def scanned() -> None:
-        with telling.stage("scan") as mark:
-            found = scan(environment, source, version, telling.digest, accept_incomplete_scan,
-                         platform)  # fmt: skip
-            telling.scanned(mark, found, accept_incomplete_scan)
-
+    telling = Telling(target, application.name, environment, "release", RELEASE_STAGES, version,
+                      application.strategy_in(environment, strategy), actor=actor)  # fmt: skip
     try:
         with told(telling):
             publish_plan(target, application, environment, strategy, version)
@@ -79,11 +64,13 @@ def release(
                 telling.version = record.version
                 refuse_early(target, record, environment)
             make_way(target, application, environment, telling.version, actor)
-            together(tested, scanned)  # neither needs the other; each has a candidate of its own
-            with (
-                environment_lock(application.name, environment),
-                undone_when_stopped(target, application.name, environment),
-            ):
+            together(  # neither needs the other; each has a candidate of its own
+                lambda: telling.test(lambda: test(source, version, telling.digest, platform)),
+                lambda: telling.scan(lambda: scan(environment, source, version, telling.digest,
+                                                  accept_incomplete_scan, platform),
+                                     accept_incomplete_scan),
+            )  # fmt: skip
+            with holding(target, application.name, environment):
                 with telling.stage("deploy"):
                     telling.release = deploy(environment, telling.digest, strategy, actor, False,
                                              telling.override, platform)  # fmt: skip

@@ -14,15 +14,14 @@ from domain.errors import SlipwayError
 from domain.steering import last_attempt
 from flows.verify import verify
 from tasks.alerts import ALERTS
-from tasks.locks import environment_lock
 from tasks.naming import run_name
 from tasks.releasing import (
     begin,
     error_of,
+    holding,
     on_trial,
     open_journal,
     release_of,
-    undone_when_stopped,
 )
 from tasks.reporting import Telling, told
 from tasks.sourcing import read_record
@@ -46,8 +45,7 @@ def retry(
     try:
         with (
             told(telling),
-            environment_lock(application, environment),
-            undone_when_stopped(target, application, environment),
+            holding(target, application, environment),
         ):
             journal = open_journal(target, application, environment, actor)
             last = last_attempt(journal.history(), f"{application} in {environment}")

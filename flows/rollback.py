@@ -13,17 +13,16 @@ from domain.application import Strategy
 from domain.errors import SlipwayError
 from flows.verify import verify
 from tasks.alerts import ALERTS
-from tasks.locks import environment_lock
 from tasks.naming import run_name
 from tasks.releasing import (
     begin,
     error_of,
+    holding,
     on_trial,
     open_journal,
     release_of,
     take_over,
     target_release,
-    undone_when_stopped,
 )
 from tasks.reporting import Telling, told
 from tasks.sourcing import read_record
@@ -56,8 +55,7 @@ def rollback(
     try:
         with (
             told(telling),
-            environment_lock(application, environment),
-            undone_when_stopped(target, application, environment),
+            holding(target, application, environment),
         ):
             journal = open_journal(target, application, environment, actor)
             take_over(target, journal)  # first: it may change what is live

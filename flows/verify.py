@@ -7,15 +7,15 @@ from prefect import flow
 from blocks.platform import load_platform
 from domain.journal import Outcome
 from tasks.alerts import ALERTS
-from tasks.locks import environment_lock
+from tasks.contracting import require_whole
 from tasks.naming import run_name
 from tasks.releasing import (
     check_live,
     error_of,
+    holding,
     open_journal,
     release_of,
     trial,
-    undone_when_stopped,
 )
 
 
@@ -30,10 +30,7 @@ def verify(environment: str, application: str, platform: str = "sandbox") -> Non
         platform: Slipway Platform block it runs on.
     """
     target = load_platform(platform)
-    with (
-        environment_lock(application, environment),
-        undone_when_stopped(target, application, environment),
-    ):
+    with holding(target, application, environment):
         journal = open_journal(target, application, environment)
         rollout = trial(target, journal)
         if rollout is None:
@@ -43,3 +40,4 @@ def verify(environment: str, application: str, platform: str = "sandbox") -> Non
         ended = release_of(journal, rollout.number)
         if ended.outcome is not Outcome.PROMOTED:
             raise error_of(journal, ended)
+        require_whole(journal, ended.number)

@@ -19,6 +19,7 @@ from tasks.databases import prepare_database
 from tasks.environs import peer_environ
 from tasks.flags import preview_flags
 
+PREVIEW = "preview-"
 LIFETIME = timedelta(minutes=30)
 """After a killed run, the cluster stops the candidate by itself when this has passed."""
 
@@ -55,12 +56,13 @@ def candidate(platform: Platform, record: BuildRecord) -> Iterator[Candidate]:
     Raises:
         Failed: SLP050 or SLP051 with the log of the replica that did not come up; SLP052.
     """
-    application, environment = record.application, f"preview-{uuid.uuid4().hex[:8]}"
+    application, environment = record.application, f"{PREVIEW}{uuid.uuid4().hex[:8]}"
     names = {s: workload_name(application.name, environment, s, 1) for s in application.services}
     with backing(platform, record) as environ, ExitStack() as stack:
         prepare_database(platform, record, environ)
         if application.flags:
             stack.callback(platform.flags.remove, application.name, environment)
+            forget_killed(platform, application.name)
             environ |= preview_flags(platform, record, environment)
         stack.callback(platform.edge.remove, application.name, environment)
         for target in targets(record, environment, names):
@@ -83,6 +85,12 @@ def candidate(platform: Platform, record: BuildRecord) -> Iterator[Candidate]:
             wait_until_ready(platform, target, spec.start_seconds)
             _list_privately(platform, record, environment, names)
         yield Candidate(_addresses(platform, record, environment))
+
+
+def forget_killed(platform: Platform, application: str) -> None:
+    """Flags of previews whose run was killed: the cluster has stopped their replicas by now."""
+    stale = datetime.now(UTC) - LIFETIME - timedelta(minutes=5)
+    platform.flags.remove_stale(application, PREVIEW, stale)
 
 
 def wait_until_ready(platform: Platform, target: Target, seconds: float) -> Workload:

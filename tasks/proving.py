@@ -16,13 +16,13 @@ from blocks.disposable_postgres import DisposableServer
 from blocks.platform import Platform
 from blocks.postgres_proof import PostgresProof, prove, prove_verifier, server_for, verifier_verdict
 from blocks.records import Records
+from blocks.redis_dump import inspect
 from blocks.sealing import Readable, damaged
 from blocks.vault import Vault, manifest_sha256
 from domain.application import Backups
 from domain.backup_report import CopyReport, copy_of_proof
 from domain.errors import Failed, SlipwayError, UsageError
 from domain.pg_archive import ArchiveReader, Sample
-from domain.pg_inventory import Inventory
 from domain.recovery import (
     CopyState,
     Manifest,
@@ -34,12 +34,15 @@ from domain.recovery import (
     TwinResult,
     point_id,
 )
+from domain.redis_inventory import RedisInventory, differences
 from domain.verdict import Verdict
 from tasks.databases import run_probe
 from tasks.releasing import run_id
+from tasks.restoring import recorded_inventory
 
 _PIECE_BYTES = 1 << 20
 _SAMPLE_ROWS = 20
+_NOT_AS_SAVED = frozenset({"SLP122", "SLP131", "SLP142", "SLP143"})
 
 
 def needed_rung(policy: Backups) -> Rung:
@@ -160,13 +163,34 @@ class Climb:
         self._passed(Rung.READ_BACK, f"{count:,} bytes with the right SHA-256", _since(began))
 
     def _opened(self) -> None:
-        """Members that no database takes: they open, and hold as much as was saved."""
+        """A point without a database: every member opens, and holds what was saved."""
         began = time.monotonic()
-        for member in self._manifest.stored:
-            self._read_whole(member)
-        self._passed(Rung.PARSED, "every member opens and has the size saved", _since(began))
+        self._open_others()
+        self._passed(Rung.PARSED, "every member opens and holds what was saved", _since(began))
         raise Failed("SLP148", "there is no database in this point that could be restored",
                      help="nothing to do: such a point is proved up to `parsed`")  # fmt: skip
+
+    def _open_others(self) -> None:
+        """Members that no PostgreSQL takes.
+
+        Raises:
+            Failed: SLP131, SLP142, SLP143, one of them is not what was saved.
+        """
+        for member in self._manifest.stored:
+            if member.kind is MemberKind.REDIS:
+                self._count_keys(member)
+            elif member.kind not in (MemberKind.POSTGRES, MemberKind.GLOBALS):
+                self._read_whole(member)
+
+    def _count_keys(self, member: Member) -> None:
+        assert member.facts is not None
+        saved = RedisInventory.model_validate(dict(member.facts.inventory))
+        with self._vault.plain(member, self._keys) as plain:
+            found = inspect(plain.read)
+            while plain.read(_PIECE_BYTES):
+                pass
+        if apart := differences(saved, found):
+            raise damaged(f"{self._vault.location}: redis", apart[0])
 
     def _read_whole(self, member: Member) -> bytes:
         assert member.part is not None
@@ -178,7 +202,9 @@ class Climb:
 
     def _restore(self, postgres: Member) -> None:
         assert postgres.facts is not None
-        expected = Inventory.model_validate(dict(postgres.facts.inventory))
+        where = f"{self._vault.location}: point {self._manifest.sequence}"
+        expected = recorded_inventory(postgres, where)
+        self._open_others()
         roles = self._manifest.member(MemberKind.GLOBALS)
         text = self._read_whole(roles).decode() if roles else None
         probe = self._probe()
@@ -231,7 +257,11 @@ class Climb:
 
     def _failed(self, error: SlipwayError) -> None:
         rung = Rung(min(len(self._rungs) + 1, max(Rung)))
-        verdict = Verdict.FAIL if error.code in ("SLP143", "SLP122") else Verdict.ERROR
+        verdict = (
+            Verdict.FAIL
+            if error.code in ("SLP122", "SLP131", "SLP142", "SLP143")
+            else Verdict.ERROR
+        )
         if error.code == "SLP148":
             verdict = Verdict.NOT_RUN
         self._rungs.append(RungResult(rung=rung, verdict=verdict, reason=error.cause, seconds=0.0))

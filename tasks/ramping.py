@@ -186,6 +186,12 @@ class Ramping:
         self.open().close()  # a flag that cannot be counted is refused before anybody gets it
         self._write(Did.RAMP_STARTED, policy=ramp.model_dump(mode="json"), base=base)
 
+    def end_left(self, reason: str) -> Finish:
+        """Take over a ramp that its process left, and turn its flag off."""
+        self._write(Did.TAKEN_OVER)
+        self.stop_requested = reason
+        return self.drive()
+
     # --- driving ---------------------------------------------------------------------------
 
     def drive(self) -> Finish:
@@ -273,7 +279,8 @@ class Ramping:
         except SlipwayError as error:
             self._judgement, self._why = Judgement(Verdict.ERROR, error.cause, {}), error.cause
             return
-        look = Look(at=reading.at, candidate=reading.arms.on, stable=reading.arms.off)
+        off = None if state.is_whole else reading.arms.off
+        look = Look(at=reading.at, candidate=reading.arms.on, stable=off)
         self._judgement = self._trial.add(look)
         self._why = self._judgement.reason
 

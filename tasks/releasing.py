@@ -26,6 +26,7 @@ from domain.release import (
 from domain.rollout import Action, Judge, State, Target, next_action
 from domain.routing import Counts
 from domain.verdict import Verdict
+from tasks.locks import environment_lock
 from tasks.rollout import Rollout, Side
 
 
@@ -156,6 +157,20 @@ def take_over(platform: Platform, journal: Journal, *, go_on: bool = False) -> R
     if ended.outcome is Outcome.ROLLBACK_FAILED:
         raise error_of(journal, ended)
     return ended
+
+
+@contextmanager
+def holding(platform: Platform, application: str, environment: str) -> Iterator[None]:
+    """Nobody else changes the environment, and whatever ends the block leaves it whole.
+
+    Raises:
+        Failed: SLP054 when it did not become free within an hour.
+    """
+    with (
+        environment_lock(application, environment),
+        undone_when_stopped(platform, application, environment),
+    ):
+        yield
 
 
 @contextmanager

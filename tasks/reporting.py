@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
@@ -31,6 +31,7 @@ from domain.release import Report, Stage
 from domain.verdict import Verdict
 from tasks.releasing import open_journal, run_id
 
+RELEASE_STAGES = ("build", "test", "scan", "deploy", "verify")
 _VERDICT_OF = {"SLP031": Verdict.NOT_RUN, "SLP041": Verdict.ERROR, "SLP014": Verdict.ERROR}
 
 
@@ -120,13 +121,19 @@ class Telling:
             ),
         )
 
-    def scanned(self, mark: Mark, found: ScanVerdict, accepted: str) -> None:
-        """Tell of a scan that did not raise; an accepted gap keeps its own verdict."""
-        self.findings = {str(severity): n for severity, n in found.counts.items()}
-        if not found.verdict.advances:
-            who = self.actor or "prefect"
-            self.override = f"scan {found.verdict}, accepted by {who}: {accepted}"
-            mark.outcome, mark.summary = found.verdict, self.override
+    def test(self, run: Callable[[], tuple[Verdict, str]]) -> None:
+        with self.stage("test") as mark:
+            mark.outcome, mark.summary = run()
+
+    def scan(self, run: Callable[[], ScanVerdict], accepted: str) -> None:
+        """A gap that was accepted keeps its own verdict."""
+        with self.stage("scan") as mark:
+            found = run()
+            self.findings = {str(severity): n for severity, n in found.counts.items()}
+            if not found.verdict.advances:
+                who = self.actor or "prefect"
+                self.override = f"scan {found.verdict}, accepted by {who}: {accepted}"
+                mark.outcome, mark.summary = found.verdict, self.override
 
     def report(self, error: SlipwayError | None) -> Report:
         """The report; a release that reached the journal is told from the journal."""

@@ -27,9 +27,11 @@ from domain.journal import Entry, Kind, Outcome
 from domain.redaction import without_credentials
 from domain.release import BuildRecord, routing_for, workload_spec
 from domain.rollout import (
+    PASSED,
     Abort,
     Action,
     Advance,
+    Contract,
     Finish,
     Group,
     Judge,
@@ -51,7 +53,7 @@ from domain.routing import Counts, Routing, Testing
 from domain.verdict import Check, Verdict, worst
 from domain.workload import Workload
 from tasks.candidates import exit_of, wait_until_ready, waiting_for
-from tasks.databases import migrate_database
+from tasks.databases import contract_database, migrate_database
 from tasks.environs import service_environ
 from tasks.evidence import Evidence, Pair
 from tasks.flags import is_on, kill_carried
@@ -256,6 +258,8 @@ class Rollout:
         match action:
             case Migrate():
                 migrate_database(self.platform, self.candidate.record, self.journal.environment)
+            case Contract():
+                contract_database(self.platform, self.candidate.record, self.journal.environment)
             case Scale(sizes=sizes):
                 self._unlist_surplus(sizes)
                 _scale(self.platform, [self._spec(w, n) for w, n in sizes.items()], _sized(sizes))
@@ -289,6 +293,9 @@ class Rollout:
         self.log(str(error))
         if error.code == "SLP015":
             self._disk_full = error
+        if error.code == "SLP052" and state.complete:  # it would fail again, and may have done half
+            self._finish(Outcome.PROMOTED, f"{PASSED}; then: {error.cause}")
+            return
         forward = state.aborting is None and not state.complete
         if forward and error.code != "SLP014":
             self._abort(error)
@@ -303,7 +310,7 @@ class Rollout:
             self._abort(error)
             return
         outcome = Outcome.PROMOTED if state.complete else Outcome.ROLLBACK_FAILED
-        self._finish(outcome, f"{state.aborting or 'all steps passed'}; then: {error.cause}")
+        self._finish(outcome, f"{state.aborting or PASSED}; then: {error.cause}")
 
     def _abort(self, error: SlipwayError) -> None:
         self._write(Kind.ABORTING, reason=error.cause, code=error.code, detail=error.detail)

@@ -16,17 +16,20 @@ from prefect.exceptions import ObjectNotFound
 
 from blocks import sealing
 from blocks.dump import Source
+from blocks.kubernetes_dump import LocalClusterSource, SecretsSource, prefect_secret
 from blocks.object_store import AlreadyExists
 from blocks.platform import Platform
 from blocks.postgres import database_name
 from blocks.postgres_dump import GlobalsSource, PostgresSource, beat
 from blocks.records import Records
+from blocks.redis_dump import RedisSource
 from blocks.sealing import Pace
 from blocks.vault import Vault, copy_part
 from domain.backup_report import CopyReport, KeyReport, described
 from domain.errors import Failed, SlipwayError, UsageError
 from domain.journal import Release, live
 from domain.recovery import (
+    MAIN,
     Claim,
     Lineage,
     Manifest,
@@ -40,6 +43,7 @@ from domain.release import BuildRecord
 from domain.units import format_bytes, format_duration
 from domain.verdict import Verdict
 from tasks.releasing import open_journal, run_id
+from tasks.restoring import lineage_of
 
 GO_ON_WITHIN = timedelta(hours=1)
 """How old the members of an interrupted attempt may be: older ones would not fit the new ones."""
@@ -86,8 +90,10 @@ def live_release(
     return current, Records(platform.store).record(current.digest)
 
 
-def vaults_of(platform: Platform, application: str, environment: str) -> tuple[Vault, ...]:
-    return platform.vaults(Lineage(application, environment))
+def vaults_of(
+    platform: Platform, application: str, environment: str, lineage: str = MAIN
+) -> tuple[Vault, ...]:
+    return platform.vaults(Lineage(application, environment, lineage))
 
 
 @task(name="try keys", cache_policy=NO_CACHE)
@@ -125,7 +131,11 @@ def begin_point(platform: Platform, application: str, environment: str, actor: s
     release, record = live_release(platform, application, environment)
     recipients = dict(platform.backup_recipients)
     sealing.recipients(tuple(recipients.values()))
-    vaults = vaults_of(platform, application, environment)
+    lineage = MAIN
+    if record.application.database:
+        name = database_name(application, environment)
+        lineage = lineage_of(platform.database.admin_url(name))
+    vaults = vaults_of(platform, application, environment, lineage)
     now = datetime.now(UTC)
     check_clock(now, vaults[0])
     policy = record.application.backups
@@ -201,15 +211,29 @@ def is_running(run: str) -> bool:
 
 
 def sources(platform: Platform, saving: Saving) -> list[Source | Member]:
-    """What to save, and for what is not there the reason, in the order in which it is saved."""
-    application = saving.record.application
+    """What to save, and for what is not there the reason, in the order in which it is saved.
+
+    The database comes first: its snapshot is the point's moment, and the rest follows quickly.
+    """
+    application, environment = saving.record.application, saving.environment
     found: list[Source | Member] = []
     if application.database:
-        url = platform.database.admin_url(database_name(application.name, saving.environment))
-        found += [PostgresSource(url), GlobalsSource(url)]
+        url = platform.database.admin_url(database_name(application.name, environment))
+        found += [PostgresSource(url, rows=False), GlobalsSource(url)]
     else:
         reason = "the application declares no database"
         found += [_skipped(MemberKind.POSTGRES, reason), _skipped(MemberKind.GLOBALS, reason)]
+    if application.cache:
+        found.append(RedisSource(platform.redis.ensure(f"{application.name}/{environment}")))
+    else:
+        found.append(_skipped(MemberKind.REDIS, "the application declares no cache"))
+    found.append(LocalClusterSource(platform.cluster, platform.edge, application.name, environment))
+    declared = application.environments.get(environment)
+    if declared and declared.secrets:
+        found.append(SecretsSource(dict(declared.secrets), prefect_secret))
+    else:
+        found.append(_skipped(MemberKind.SECRETS, "the environment names no secrets"))
+    found.append(_skipped(MemberKind.OBJECTS, "no object storage is saved yet"))
     return found
 
 

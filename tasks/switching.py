@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -16,7 +17,7 @@ from blocks.records import Records
 from domain.errors import SlipwayError, UsageError
 from domain.journal import live
 from domain.judge import Limits
-from domain.ramp import Ended, Finish, Ramp
+from domain.ramp import Ended, Finish, Ramp, flags_left
 from domain.release import BuildRecord
 from domain.units import format_percent, parse_percent
 from tasks import ramping
@@ -56,7 +57,7 @@ def kill_flag(platform: Platform, application: str, environment: str, key: str, 
             platform.flags,
             journal,
             key,
-            lambda: ramping.meter_of(platform, application, environment, key),
+            partial(ramping.meter_of, platform, application, environment, key),
             time.sleep,
         )
     except SlipwayError as error:
@@ -89,7 +90,7 @@ def ramp_flag(
         platform.flags,
         journal,
         key,
-        lambda: ramping.meter_of(platform, application, environment, key),
+        partial(ramping.meter_of, platform, application, environment, key),
         log=get_run_logger().info,
     )
     under_way.begin(ramp)
@@ -103,6 +104,37 @@ def ramp_flag(
     numbers = {"outcome": ended.outcome.value, "judgements": under_way.judgements}
     _tell(application, environment, key, outcome, ended.reason, numbers)
     return _concluded(key, ramp, ended)
+
+
+@task(name="end-ramps", task_run_name="end ramps left in {environment}", cache_policy=NO_CACHE)
+def end_ramps(platform: Platform, application: str, environment: str, actor: str) -> str:
+    """Turn off every flag whose ramp was left by a process that died; a sentence about them.
+
+    Whoever calls holds the environment, as a ramp does, so no living ramp is ended.
+
+    Raises:
+        NeedsPerson: SLP082, one of them is not shown to be off; the others were ended first.
+    """
+    journal = journal_of_flags(platform, application, environment, actor)
+    killed: list[str] = []
+    failed: list[SlipwayError] = []
+    for key in flags_left(journal.entries):
+        left = Ramping(
+            platform.flags,
+            journal,
+            key,
+            partial(ramping.meter_of, platform, application, environment, key),
+            log=get_run_logger().info,
+        )
+        ended = left.end_left("the process of its ramp died")
+        if ended.outcome is Ended.KILL_FAILED:
+            failed.append(ramping.error_of(key, ended))
+            continue
+        killed.append(key)
+        _tell(application, environment, key, "killed", f"{key}: {ended.reason}", {"share": 0.0})
+    if failed:
+        raise failed[0]
+    return f"turned off {', '.join(killed)}, whose ramp was left" if killed else ""
 
 
 def _concluded(key: str, ramp: Ramp, ended: Finish) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,14 +36,41 @@ def prefect_harness() -> Iterator[None]:
         yield
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a server stay in one worker; the rest is spread by file."""
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        if "scenarios" in item.path.parts:
-            group = "scenarios"
-        elif "prefect_harness" in fixtures:
-            group = "prefect"
-        else:
-            group = str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+_SECOND_SANDBOX = ("test_faults", "test_interrupted", "test_strategies")
+
+
+def _group(path: str) -> str:
+    """What one worker does as a whole: half of the scenarios on one sandbox, or one file."""
+    if not path.startswith("tests/scenarios/"):
+        return path
+    return "scenarios 2" if Path(path).stem in _SECOND_SANDBOX else "scenarios 1"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By group. ``--dist loadgroup`` of pytest-xdist 3.8 would do, but with pytest 9.2 it does not
+    see the groups: each test goes wherever there is room, and every worker makes every fixture.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid.split("::")[0])
+
+    return ByGroup(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without `-m`, the slow half of a matrix is left to those who ask for it.
+
+    What is longest comes first, and what is short fills the gaps between workers at the end.
+    """
+    if not config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        items[:] = [item for item in items if item not in slow]
+        config.hook.pytest_deselected(items=slow)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        rooms = ["scenarios", "sandbox", "tasks"]
+        items.sort(
+            key=lambda item: rooms.index(room) if (room := item.path.parent.name) in rooms else 3
+        )

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TextIO
@@ -250,3 +251,41 @@ def _add(flags: FileFlags, worker: int) -> None:
         flags.change(
             APP, ENV, lambda known, n=name: Definition({**known.flags, n: basket}, known.rest)
         )
+
+
+def test_what_somebody_edits_by_hand_meanwhile_is_not_overwritten(flags: FileFlags) -> None:
+    flags.change(APP, ENV, lambda known: known.carrying(SOURCE, ["basket"]))
+    path = flags.path(APP, ENV)
+    edited = path.read_text().replace("basket", "trolley")
+
+    def change(known: Definition) -> Definition:
+        path.write_text(edited)  # an editor knows nothing of our lock
+        return known.with_share("basket", 0.5)
+
+    with pytest.raises(Failed, match="somebody else changed them") as caught:
+        flags.change(APP, ENV, change)
+    assert caught.value.code == "SLP014" and path.read_text() == edited
+    assert [file.name for file in path.parent.iterdir() if "flags.json." in file.name] == []
+
+
+def test_a_file_that_appears_meanwhile_is_not_overwritten(flags: FileFlags) -> None:
+    path = flags.path(APP, ENV)
+
+    def change(known: Definition) -> Definition:
+        path.write_text("{}")
+        return known.carrying(SOURCE, ["basket"])
+
+    with pytest.raises(Failed, match="somebody else changed them"):
+        flags.change(APP, ENV, change)
+    assert path.read_text() == "{}"
+
+
+def test_previews_that_were_left_are_removed_and_no_other(flags: FileFlags) -> None:
+    for name in ("preview-old", "preview-new", "production"):
+        flags.change(APP, name, lambda known: known.carrying(SOURCE, ["basket"]))
+    for name in ("preview-old", "production"):
+        os.utime(flags.path(APP, name).parent, (1000, 1000))
+    flags.remove_stale(APP, "preview-", datetime.fromtimestamp(2000, UTC))
+    flags.remove_stale("nothing", "preview-", datetime.fromtimestamp(2000, UTC))
+    left = sorted(folder.name for folder in (flags.root / APP).iterdir())
+    assert left == ["preview-new", "production"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import psycopg
@@ -17,6 +19,7 @@ from blocks.postgres_restore import contents, restore, restore_file, restore_glo
 from blocks.postgres_server_process import folders_with, version_of
 from domain.errors import Failed, UsageError
 from domain.pg_inventory import difference
+from tests.blocks.conftest import wait_for
 from tests.blocks.databases import Dump, ask, new_database, run
 
 SMALL = "create table t (n int primary key, word text); insert into t values (1, 'one'), (2, 'two')"
@@ -235,6 +238,55 @@ def test_an_error_on_the_way_for_old_servers_stops_both_programs(
     with pytest.raises(Failed) as caught:
         restore(io.BytesIO(broken), url)
     assert "SCHEMO" in caught.value.cause and is_empty(url)
+
+
+KILLED = """
+import sys
+from blocks import postgres_restore
+if sys.argv[3] == "old":
+    postgres_restore.server_version = lambda _: (16, "16.9")
+postgres_restore.PIECE_BYTES = 1000
+class Half:
+    def __init__(self): self.file, self.left = open(sys.argv[1], "rb"), int(sys.argv[4])
+    def read(self, size):
+        if self.left <= 0:
+            print("half", flush=True)
+            sys.stdin.read()
+        piece = self.file.read(min(size, self.left))
+        self.left -= len(piece)
+        return piece
+postgres_restore.restore(Half(), sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("server", ["new", "old"])
+@pytest.mark.parametrize("part", [0.5, 0.999])
+def test_a_restore_that_is_killed_leaves_nothing(
+    postgres: DisposableServer, tmp_path: Path, server: str, part: float
+) -> None:
+    """psql would commit where its input ends; large objects have transactions of their own."""
+    many = "create table t{0} (n int); insert into t{0} values (1);"
+    statements = "".join(many.format(n) for n in range(200))
+    saved = Dump(new_database(postgres, f"{statements} select lo_from_bytea(0, 'content')"))
+    file, url = tmp_path / "a.dump", new_database(postgres)
+    file.write_bytes(saved.content)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, file, url, server, str(int(len(saved.content) * part))],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"half\n"
+        if part > 0.9:
+            wait_for(lambda: ask(postgres.url, _WORKING.format(Login(url).database)) != 0, "work")
+    finally:
+        process.kill()
+        process.communicate()
+    wait_for(lambda: ask(postgres.url, _WORKING.format(Login(url).database)) == 0, "its end")
+    assert is_empty(url)
+
+
+_WORKING = "select count(*) from pg_stat_activity where datname = '{}'"
 
 
 def test_every_installed_server_can_be_restored_into(dump: Dump, tmp_path: Path) -> None:

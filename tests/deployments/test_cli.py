@@ -19,6 +19,7 @@ from blocks.flags import FileFlags
 from blocks.journal import Journal
 from domain.errors import CATALOGUE
 from domain.flags import parse as parse_flags
+from domain.journal import Kind
 from sandbox.home import Home
 from tasks.ramping import set_share
 
@@ -327,6 +328,17 @@ def test_status_fits_one_screen(
     assert ended.code == 0
     assert len(lines) <= 24 and all(len(line) <= 80 or line.startswith("logs: ") for line in lines)
     assert "more lines: status --json" in lines[-1]
+
+
+def test_status_shows_a_contraction_that_is_owed(slipway: Any, write: Any) -> None:
+    journal = write("shop", "production", ("1", "PROMOTED"))
+    assert "contraction" not in slipway("status").out
+    journal.append(1, Kind.INTENT, {"action": "Contract"})
+    ended = slipway("status")
+    assert "contraction of 1 is begun" in ended.out and "slipway recover shop" in ended.out
+    assert slipway("status", "--json").document["applications"][0]["contraction"] == "begun"
+    journal.append(1, Kind.DONE, {"action": "Contract"})
+    assert "contraction" not in slipway("status").out
 
 
 def test_status_shows_a_damaged_journal(slipway: Any, write: Any, home: Home) -> None:

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from domain.contract import check_contract, check_way_back, contracted_at
+from domain.contract import (
+    Contraction,
+    check_contract,
+    check_way_back,
+    contracted_at,
+    contraction_of,
+)
 from domain.errors import Failed, UsageError
 from domain.journal import Entry, Kind, next_entry, releases
 
@@ -65,3 +71,22 @@ def test_after_it_earlier_versions_are_refused_and_later_ones_are_not() -> None:
     assert caught.value.code == "SLP065" and "go forward" in caught.value.help
     check_way_back(found, second, "shop")
     check_way_back(found, third, "shop")
+
+
+ASKS = (2, Kind.STARTED, {"policy": {"contract": True}, "version": "1.2"})
+DONE = (2, Kind.DONE, {"action": "Contract"})
+
+
+@pytest.mark.parametrize(
+    ("told", "known"),
+    [
+        ([ASKS], Contraction.DUE),
+        ([ASKS, CONTRACT], Contraction.BEGUN),
+        ([ASKS, CONTRACT, CONTRACT, DONE], Contraction.DONE),
+        (shipped(2), Contraction.NOT_ASKED),
+        ([*shipped(2), CONTRACT], Contraction.BEGUN),
+        ([ASKS, CONTRACT, DONE, *shipped(3)], Contraction.DONE),
+    ],
+)
+def test_a_contraction_is_done_only_when_its_end_was_written(told: Any, known: Contraction) -> None:
+    assert contraction_of(entries(*told), 2) is known

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.counting import Series, added, gained
+from domain.counting import Series, added
 from domain.routing import Counts
 
 # Steps of one counter: how many events, and whether its process restarted before them.
@@ -73,14 +73,14 @@ COUNTS = st.builds(
 
 @given(COUNTS, COUNTS)
 def test_what_is_gained_is_what_was_added(before: Counts, step: Counts) -> None:
-    assert gained(before, added(before, step)) == (
+    assert added(before, step).since(before) == (
         step if before.requests or step.requests else Counts(buckets=step.buckets)
     )
 
 
 @given(COUNTS, COUNTS)
 def test_nothing_that_is_gained_is_ever_negative(earlier: Counts, later: Counts) -> None:
-    step = gained(earlier, later)
+    step = later.since(earlier)
     assert step.requests >= 0 and 0 <= step.errors <= later.errors
     assert all(n >= 0 for n in step.buckets.values())
 
@@ -89,11 +89,11 @@ def test_errors_or_a_bucket_that_went_back_are_a_restart_too() -> None:
     """More requests than before the restart: only the smaller counters still tell."""
     before = Counts(requests=10, errors=4, buckets={"0.1": 9, "+Inf": 10})
     fewer_errors = Counts(requests=12, errors=1, buckets={"0.1": 11, "+Inf": 12})
-    assert gained(before, fewer_errors) == fewer_errors
+    assert fewer_errors.since(before) == fewer_errors
     fewer_fast = Counts(requests=12, errors=5, buckets={"0.1": 2, "+Inf": 12})
-    assert gained(before, fewer_fast) == fewer_fast
+    assert fewer_fast.since(before) == fewer_fast
     other_bounds = Counts(requests=12, errors=5, buckets={"0.2": 12, "+Inf": 12})
-    assert gained(before, other_bounds) == other_bounds
+    assert other_bounds.since(before) == other_bounds
 
 
 def test_a_bound_that_only_one_has_is_left_out_of_a_sum() -> None:

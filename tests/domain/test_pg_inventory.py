@@ -26,6 +26,7 @@ SAVED = Inventory(
     server_version="18.4",
     dump_version="18.4",
     encoding="UTF8",
+    contents=ONE,
     tables={"public.a": TableData(rows=12, digest=ONE, columns="(x, y)")},
     sequences={"public.s": SequenceValue(value=100, is_called=True)},
     extensions={"vector": "0.8.5"},
@@ -149,6 +150,13 @@ def test_an_empty_database_s_archive_is_what_was_recorded() -> None:
     empty = changed(tables={})
     assert archive_differences(empty, empty) == ()
     assert archive_differences(SAVED, empty) != ()
+
+
+def test_an_archive_with_another_table_of_contents_is_another_archive() -> None:
+    """A copy that was dumped again has another one, and is the same all the same."""
+    other = changed(contents=TWO)
+    assert only(archive_differences(SAVED, other)).kind is DifferenceKind.CONTENTS
+    assert difference(SAVED, other) == ()
 
 
 def test_names_are_written_so_that_no_two_are_alike() -> None:

@@ -193,6 +193,55 @@ def test_a_plan_reads_as_symbol_and_word_with_what_is_removed_last() -> None:
     assert plan.summary() == "plan: 1 to start, 1 to migrate, 1 to move, 1 to stop"
 
 
+@pytest.mark.parametrize(
+    ("strategy", "line", "migrations"),
+    [
+        (Strategy.ROLLING, "- contract `drop`, no earlier version can serve after it", 1),
+        (
+            Strategy.BLUE_GREEN,
+            "- contract `drop`, not before 10m have passed: `slipway recover` runs it",
+            0,
+        ),
+    ],
+)
+def test_a_declared_contraction_is_planned_last(
+    strategy: Strategy, line: str, migrations: int
+) -> None:
+    app = Application.model_validate(
+        {
+            **application(migrate=False).model_dump(exclude_unset=True),
+            "database": {"contract": "drop", "contract_after": "release"},
+        }
+    )
+    plan = plan_release(
+        app, "production", version="2", strategy=strategy, live=version(app, "1", 1), number=2
+    )
+    assert str(plan.lines[-1]) == line and plan.counts.migrate == migrations
+    policy = policy_for(record(app, "2"), "production", strategy, migrate=True)
+    entries = carry_out(policy, version(app, "2", 2).targets, version(app, "1", 1).targets, [])
+    assert counts_done(entries) == plan.counts
+
+
+def test_flags_that_a_release_carries_are_planned_with_their_steps() -> None:
+    app = Application.model_validate(
+        {
+            **application().model_dump(exclude_unset=True),
+            "flags": {"file": "f.json", "carry": {"basket": ["10%", "100%"]}},
+        }
+    )
+    plan = plan_release(
+        app,
+        "production",
+        version="2",
+        strategy=Strategy.ROLLING,
+        live=version(app, "1", 1),
+        number=2,
+    )
+    assert [str(line) for line in plan.lines if line.word == "carry"] == [
+        "+ carry flag basket, off, or at its share; ramps by 10%, 100% when asked"
+    ]
+
+
 def test_a_rolling_plan_shows_every_batch() -> None:
     app = application(replicas=2, migrate=False)
     plan = plan_release(

@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.application import Canary, Strategy, Testers
+from domain.application import Canary, Strategy
+from domain.application import Testers as Marked  # pytest takes Test... for a class of tests
 from domain.journal import Entry, Kind, Outcome, next_entry
 from domain.rollout import (
+    PASSED,
     Abort,
     Action,
     Advance,
+    Contract,
     Finish,
     Group,
     Judge,
@@ -139,6 +142,10 @@ class World:
                 for workload in workloads:
                     assert not self.weight(workload), f"{workload} stopped while it has weight"
                     del self.groups[workload]
+            case Contract():
+                ours = {t.workload for t in self.candidate}
+                assert set(self.groups) <= ours, "somebody needs the schema as it was"
+                assert not any(e.kind is Kind.ABORTING for e in self.entries)
             case _:
                 pass
 
@@ -218,8 +225,10 @@ def worlds(draw: st.DrawFn) -> World:
         steps=steps_for(strategy, max(t.replicas for t in candidate),
                         canary=Canary(mirror=draw(st.sampled_from([None, 50])))),
         migrate=draw(st.booleans()),
+        contract=draw(st.booleans()),
+        keep_previous=draw(st.sampled_from([timedelta(), timedelta(minutes=10)])),
         patience=timedelta(seconds=30),
-        testers=draw(st.sampled_from([None, Testers(name="x-try")])),
+        testers=draw(st.sampled_from([None, Marked(name="x-try")])),
     )  # fmt: skip
     return World(
         stable=stable,
@@ -291,14 +300,33 @@ def test_rolling_never_falls_below_full_capacity(replicas: int, batches: int) ->
 
 
 def simple(strategy: Strategy = Strategy.BLUE_GREEN, **changes: object) -> World:
-    policy = Policy(strategy=strategy, steps=steps_for(strategy, 2))
-    return World((target("a", 1, 2),), (target("a", 2, 2),), policy, **changes)  # type: ignore[arg-type]
+    changes.setdefault("policy", Policy(strategy=strategy, steps=steps_for(strategy, 2)))
+    return World((target("a", 1, 2),), (target("a", 2, 2),), **changes)  # type: ignore[arg-type]
 
 
 def test_blue_green_keeps_the_old_version_for_an_instant_return() -> None:
     world = simple()
     assert run(world).outcome is Outcome.PROMOTED
     assert world.groups["a.r1"] == Replicas(2, 2, None, expires=True)
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+def test_a_declared_contraction_is_the_last_step_once_the_old_version_is_gone(
+    strategy: Strategy,
+) -> None:
+    steps = steps_for(strategy, 2)
+    world = simple(policy=Policy(strategy=strategy, steps=steps, contract=True,
+                                 keep_previous=timedelta()))  # fmt: skip
+    assert run(world).reason == PASSED
+    assert world.log[-2].startswith("Contract: ") and world.log[-3].startswith(("Stop", "Advance"))
+    assert set(world.groups) == {"a.r2"}
+
+
+def test_a_declared_contraction_waits_for_what_may_be_gone_back_to() -> None:
+    steps = steps_for(Strategy.BLUE_GREEN, 2)
+    world = simple(policy=Policy(strategy=Strategy.BLUE_GREEN, steps=steps, contract=True))
+    assert "is not contracted yet, since a.r1 may be gone back to" in run(world).reason
+    assert not any(line.startswith("Contract") for line in world.log)
 
 
 def test_rolling_leaves_nothing_of_the_old_version() -> None:

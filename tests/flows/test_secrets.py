@@ -14,6 +14,7 @@ from prefect import flow
 from prefect.settings import get_current_settings
 
 from blocks import journal as journals
+from blocks.object_store import FileStore
 from domain.application import Strategy
 from domain.errors import SlipwayError
 from domain.verdict import Check, Verdict
@@ -22,7 +23,7 @@ from tasks.candidates import backing
 from tasks.databases import prepare_database
 from tasks.releasing import begin, error_of
 from tasks.reporting import Telling, told
-from tests.tasks.test_rollout import Store, World
+from tests.tasks.world import World
 
 PLANTED = "hunter2-planted"
 URL = f"postgresql://shop:{PLANTED}@127.0.0.1:5432/shop"
@@ -57,9 +58,8 @@ class Platform(World):
 
 @pytest.fixture
 def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_harness: None) -> Platform:
-    store = Store(tmp_path / "objects")
-    platform = Platform(store)
-    store.world, platform.root = platform, tmp_path
+    platform = Platform(FileStore(tmp_path / "objects"))  # files, since they are searched
+    platform.root = tmp_path
 
     def smoke(targets: list[tuple[str, Any, Any]], what: str) -> list[Check]:
         failed = f"GET /: got 500 with the body 'cannot reach {URL}'"

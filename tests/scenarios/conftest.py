@@ -24,16 +24,7 @@ from sandbox.home import Home, Memory
 from sandbox.ports import answers
 from tests.scenarios.apps import App
 from tests.scenarios.killing import Killer
-from tests.scenarios.world import Standing, World, processes_of, save_platform
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without `-m`, the slow half of a matrix is left to those who ask for it."""
-    if config.option.markexpr:
-        return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    items[:] = [item for item in items if item not in slow]
-    config.hook.pytest_deselected(items=slow)
+from tests.scenarios.world import Standing, World, is_anothers, processes_of, save_platform
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +37,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     finally:
         control.down(place)
     assert processes_of(str(place.root)) == []
-    assert [n for n, port in Memory.load(place).ports.items() if answers(port)] == []
+    ports = Memory.load(place).ports
+    assert [n for n, port in ports.items() if answers(port) and not is_anothers(port)] == []
     assert not place.run.exists()
 
 

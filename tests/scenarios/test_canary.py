@@ -83,7 +83,7 @@ def test_declared_probes_stand_in_for_users(world: World, app: App) -> None:
 
 def test_copies_and_testers_come_before_users(world: World, app: App) -> None:
     """A mirror step judges by copies; testers reach the candidate by their header meanwhile."""
-    more = {"canary": {"steps": ["10%"], "requests": 500, "mirror": 20,
+    more = {"canary": {"steps": ["10%"], "requests": 60, "mirror": 20,
                        "testers": {"name": "X-Try"}}}  # fmt: skip
     world.ship(version(app, "1.0.0"))
     with world.users(app.name, rate=200) as users, world.tester(app.name) as tester:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 from prefect.client.schemas.objects import State
 
+from domain.ramp import Ramp
 from flows.flag import flag
+from tasks.ramping import Ramping, meter_of
 from tests.scenarios.apps import App, service
 from tests.scenarios.world import World, error_in, wait_until
 
@@ -153,3 +156,26 @@ def test_a_kill_does_not_wait_for_a_ramp_and_stops_it(world: World, app: App) ->
     assert killed.is_completed(), killed.message
     assert "the ramp of basket ended: ann wrote `setting`" in error_in(result()).cause
     assert share(world, app) == 0
+
+
+class Died(BaseException):
+    """As SIGKILL: nothing of the ramp runs any more."""
+
+
+def test_recover_turns_off_a_flag_whose_ramp_was_killed(world: World, app: App) -> None:
+    ship(world, app)
+
+    def die(seconds: float) -> None:
+        raise Died
+
+    place = world.platform, app.name, "production", KEY
+    flags, journal = world.platform.flags, world.journal(app.name)
+    ramp = Ramping(flags, journal, KEY, partial(meter_of, *place), pause=die)
+    ramp.begin(Ramp.model_validate({"flag": KEY, "steps": ["20%", "100%"]}))
+    with pytest.raises(Died):
+        ramp.drive()
+    assert share(world, app) == 0.2
+    with world.users(app.name, rate=100) as users:
+        assert "turned off basket, whose ramp was left" in world.recover(app.name)
+    assert (share(world, app), users.failed) == (0, [])
+    assert "ramp" not in world.recover(app.name)

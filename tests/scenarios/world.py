@@ -490,6 +490,17 @@ def processes_of(root: str) -> list[str]:
     return found
 
 
+def is_anothers(port: int) -> bool:
+    """Whether a sandbox took the port meanwhile; ours has no process any more by then."""
+    for listener in psutil.net_connections("tcp"):
+        if listener.laddr and listener.laddr.port == port and listener.pid:
+            try:
+                return "SLIPWAY_HOME" in psutil.Process(listener.pid).environ()
+            except psutil.Error:
+                return True  # it has just ended
+    return False
+
+
 def wait_until(look: Callable[[], Any], what: str, seconds: float = 30) -> Any:
     end = time.monotonic() + seconds
     while not (seen := look()):

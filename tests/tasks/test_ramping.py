@@ -23,7 +23,7 @@ from domain.errors import Failed, NeedsPerson, UsageError
 from domain.flags import Definition, parse
 from domain.journal import Kind, verify
 from domain.judge import Limits
-from domain.ramp import Did, Ended, Ramp, replay, unfinished_ramp
+from domain.ramp import Did, Ended, Ramp, flags_left, replay, unfinished_ramp
 from domain.rollout import Policy, steps_for
 from domain.rollout import replay as replay_release
 from domain.routing import Counts
@@ -145,6 +145,29 @@ def test_a_good_flag_goes_through_its_steps_each_judged(world: World) -> None:
     assert did(world).count(Did.STEP_PASSED) == 2
 
 
+def test_100_percent_is_judged_by_the_objectives_since_nobody_is_left_to_compare_with(
+    world: World,
+) -> None:
+    ended, under_way = run(world, ramp(error_rate=0.01))
+    assert (ended, world.share) == (Ended.RAMPED, 1.0)
+    assert [judged["verdict"] for judged in under_way.judgements] == ["pass"] * 3
+    assert "stable_requests" not in under_way.judgements[-1]["numbers"]
+
+
+def test_what_breaks_an_objective_at_100_percent_alone_is_killed(world: World) -> None:
+    world.errors = lambda variant: 0.2 if world.share == 1.0 else 0.0
+    ended, under_way = run(world, ramp(error_rate=0.01))
+    assert (ended, world.share) == (Ended.KILLED, 0.0)
+    assert under_way.judgements[-1]["numbers"]["rule"] == "objective error_rate"
+
+
+def test_without_objectives_100_percent_is_said_not_to_be_judged(world: World) -> None:
+    under_way = world.ramping()
+    under_way.begin(ramp())
+    ended = under_way.drive()
+    assert ended.outcome is Ended.RAMPED and "100% was not judged" in ended.reason
+
+
 def test_a_bad_flag_is_killed_and_the_kill_is_seen_in_the_replicas(world: World) -> None:
     world.errors = lambda variant: 0.2 if variant == "on" else 0.0
     ended, under_way = run(world)
@@ -243,9 +266,12 @@ def test_a_file_edited_by_hand_is_not_turned_on_again(world: World) -> None:
     assert "nobody of this ramp put it" in ended.reason
 
 
-@pytest.mark.parametrize("errors", [0.0, 0.3])
-def test_killed_at_any_call_the_next_run_ends_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, errors: float
+@pytest.mark.parametrize(
+    ("errors", "recovers"), [(0.0, False), (0.3, False), (0.3, True)],
+    ids=["good", "bad", "recover"],
+)  # fmt: skip
+def test_killed_at_any_call_the_next_run_or_recover_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, errors: float, recovers: bool
 ) -> None:
     """SIGKILL at every journal entry, change, look and pause."""
     monkeypatch.setattr("blocks.flags.AGAIN_SECONDS", 0.0)
@@ -278,6 +304,10 @@ def test_killed_at_any_call_the_next_run_ends_it(
         if survived:
             assert at > 20, "it must have died at some calls"
             return
+        if recovers:
+            end_left(world)
+            assert world.share == 0 and flags_left(world.journal().entries) == ()
+            continue
         if unfinished_ramp(world.journal().entries, FLAG) or not did(world):
             ended, _ = run(world)
         else:
@@ -286,6 +316,34 @@ def test_killed_at_any_call_the_next_run_ends_it(
         assert world.share == (0.0 if errors else 1.0)
         assert not verify(world.journal().raw(), APP, ENV)
     raise AssertionError("it never survived")
+
+
+def end_left(world: World) -> None:
+    """What recover does."""
+    for flag in flags_left(world.journal().entries):
+        assert flag == FLAG
+        assert world.ramping().end_left("its process died").outcome is Ended.KILLED
+
+
+def test_a_ramp_whose_process_died_is_turned_off_and_not_one_that_ended(world: World) -> None:
+    under_way = world.ramping()
+    under_way.begin(ramp())
+    pause, kills = world.pause, iter([False] * 9 + [True])
+
+    def die(seconds: float) -> None:
+        pause(seconds)
+        if world.share == 0.5 and next(kills, True):
+            raise Died
+
+    under_way.pause = die
+    with pytest.raises(Died):
+        under_way.drive()
+    assert world.share == 0.5
+    end_left(world)
+    assert world.share == 0 and did(world)[-1] == Did.RAMP_FINISHED
+    assert run(world)[0] is Ended.RAMPED
+    end_left(world)
+    assert world.share == 1.0
 
 
 def test_a_ramp_with_other_steps_than_the_one_left_is_refused(world: World) -> None:

@@ -1,0 +1,50 @@
+"""Nightly: everything that is live is backed up, proved, expired or watched, one after another."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from blocks.platform import load_platform
+from domain.verdict import Verdict
+from flows.backup import backup
+from flows.expire import expire
+from flows.prove import prove
+from tasks.alerts import ALERTS
+from tasks.nightly import Subject, each, staleness, subjects
+
+
+@flow(name="nightly", timeout_seconds=12 * 3600, on_failure=ALERTS, on_crashed=ALERTS)
+def nightly(
+    what: Literal["backup", "prove", "expire", "watch"], platform: str = "sandbox"
+) -> State[Any]:
+    """Do one thing for every environment of every application that keeps data.
+
+    Args:
+        what: "backup"; "prove" (a random older point); "expire"; or "watch", which alarms where
+            the newest proved copy is too old, even when nothing failed because nothing ran.
+        platform: Slipway Platform block it runs on.
+    """
+    target = load_platform(platform)
+
+    def act(subject: Subject) -> bool:
+        where = {"environment": subject.environment, "application": subject.application}
+        match what:
+            case "backup":
+                state = backup(**where, actor="schedule", platform=platform, return_state=True)
+            case "prove":
+                state = prove(**where, point="random", platform=platform, return_state=True)
+            case "expire":
+                state = expire(**where, apply=True, platform=platform, return_state=True)
+            case "watch":
+                found = staleness(target, subject.application, subject.environment)
+                return all(copy.verdict is Verdict.PASS for copy in found)
+        return state.is_completed()
+
+    live = subjects(target)
+    if failed := each(live, act):
+        return Failed(message=f"{what}: not well: {failed}")
+    return Completed(message=f"{what}: well for {len(live)} environments")
