@@ -24,6 +24,7 @@ class BackupLocation(BaseModel):
     endpoint: str = Field("", description="Other than the cloud's own.")
     owner: str = Field("", description="AWS account that must own the bucket.")
     project: str = Field("", description="Google Cloud project.")
+    patience_seconds: float = Field(60, gt=0, description="How long a call is tried (gcs).")
     create: bool = Field(False, description="Make the bucket where it is missing (emulators).")
 
 
@@ -58,7 +59,11 @@ def open_store(where: BackupLocation, secrets: Mapping[str, Any] | None) -> Obje
             from blocks.gcs_store import GcsStore  # and so is Google's library
 
             bucket = GcsStore.connect(
-                where.bucket, endpoint=where.endpoint, project=where.project, account=given
+                where.bucket,
+                endpoint=where.endpoint,
+                project=where.project,
+                account=given,
+                patience_seconds=where.patience_seconds,
             )
             if where.create:
                 bucket.create_bucket()

@@ -20,6 +20,7 @@ from google.api_core import exceptions
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import storage
+from google.cloud.storage.retry import DEFAULT_RETRY
 from google.oauth2 import service_account
 from requests.exceptions import RequestException
 
@@ -34,20 +35,31 @@ _PUBLIC = "https://storage.googleapis.com"
 class GcsStore:
     """Objects in one bucket."""
 
-    def __init__(self, client: Any, bucket: str, *, endpoint: str = "") -> None:
+    def __init__(
+        self, client: Any, bucket: str, *, endpoint: str = "", patience_seconds: float = 60
+    ) -> None:
         self._client, self.bucket = client, bucket
+        # Google's own patience is two minutes for each call.
+        self._retry = DEFAULT_RETRY.with_timeout(patience_seconds)
         self._endpoint = endpoint or _PUBLIC
         self._bucket = client.bucket(bucket)
 
     @classmethod
     def connect(
-        cls, bucket: str, *, endpoint: str = "", project: str = "", account: Any = None
+        cls,
+        bucket: str,
+        *,
+        endpoint: str = "",
+        project: str = "",
+        account: Any = None,
+        patience_seconds: float = 60,
     ) -> GcsStore:
         """Nothing is asked of the service yet.
 
         Args:
             endpoint: of an emulator; without, Google's own.
             account: the JSON of a service account; without, the machine's own credentials.
+            patience_seconds: how long a call is tried again.
         """
         given: dict[str, Any] = {}
         if endpoint:
@@ -58,13 +70,13 @@ class GcsStore:
         elif account:
             given = {"credentials": service_account.Credentials.from_service_account_info(account)}
         client = storage.Client(project=project or "slipway", **given)
-        return cls(client, bucket, endpoint=endpoint)
+        return cls(client, bucket, endpoint=endpoint, patience_seconds=patience_seconds)
 
     def create_bucket(self) -> None:
         """Make the bucket where it is missing."""
         with self._asking("create the bucket"):
             try:
-                self._client.create_bucket(self.bucket)
+                self._client.create_bucket(self.bucket, retry=self._retry)
             except exceptions.Conflict:
                 return
 
@@ -86,7 +98,7 @@ class GcsStore:
             try:
                 blob.upload_from_string(
                     content, content_type="application/octet-stream", checksum="crc32c",
-                    if_generation_match=generation,
+                    if_generation_match=generation, retry=self._retry,
                 )  # fmt: skip
             except exceptions.PreconditionFailed:
                 # The answer to our own write may have been lost, and the retry met it.
@@ -97,7 +109,9 @@ class GcsStore:
     def read(self, key: str) -> bytes | None:
         with self._asking(f"read {key}"):
             try:
-                return bytes(self._bucket.blob(key).download_as_bytes(checksum="crc32c"))
+                return bytes(
+                    self._bucket.blob(key).download_as_bytes(checksum="crc32c", retry=self._retry)
+                )
             except exceptions.NotFound:
                 pass
         self._require_bucket()
@@ -111,7 +125,9 @@ class GcsStore:
         with self._asking(f"list {prefix}", listing=True):
             found = [
                 _stat(blob)
-                for blob in self._client.list_blobs(self._bucket, prefix=f"{prefix.rstrip('/')}/")
+                for blob in self._client.list_blobs(
+                    self._bucket, prefix=f"{prefix.rstrip('/')}/", retry=self._retry
+                )
             ]
         return iter(sorted(found, key=lambda stat: stat.key))
 
@@ -136,7 +152,7 @@ class GcsStore:
         self._require(key, version)
         with self._asking(f"delete {key}"):
             try:
-                self._bucket.blob(key).delete(if_generation_match=int(version))
+                self._bucket.blob(key).delete(if_generation_match=int(version), retry=self._retry)
             except exceptions.NotFound:
                 return
             except exceptions.PreconditionFailed:
@@ -160,7 +176,7 @@ class GcsStore:
 
     def _blob(self, key: str) -> Any:
         with self._asking(f"look at {key}"):
-            blob = self._bucket.get_blob(key)
+            blob = self._bucket.get_blob(key, retry=self._retry)
         if blob is None:
             self._require_bucket()
         return blob
@@ -168,7 +184,7 @@ class GcsStore:
     def _require_bucket(self) -> None:
         """A missing bucket has missing objects, too; that must not look like an empty one."""
         with self._asking("look at the bucket"):
-            if not self._bucket.exists():
+            if not self._bucket.exists(retry=self._retry):
                 raise self._no_bucket("look at it")
 
     @contextmanager
@@ -222,7 +238,11 @@ class _Ranges:
         with self._store._asking(f"read {self._key}"):
             data = bytes(
                 blob.download_as_bytes(
-                    start=self._at, end=self._at + wanted - 1, checksum=None, raw_download=True
+                    start=self._at,
+                    end=self._at + wanted - 1,
+                    checksum=None,
+                    raw_download=True,
+                    retry=self._store._retry,
                 )
             )
         self._at += len(data)

@@ -20,7 +20,7 @@ from datetime import datetime
 
 from blocks.object_store import AlreadyExists, Content, ObjectStore, Stat
 from blocks.pieces import Pieces
-from domain.errors import Failed, UsageError
+from domain.errors import Failed, SlipwayError, UsageError
 from domain.object_index import BadIndex, ChangeKind, IndexReader, IndexWriter, Saved, changes
 from domain.recovery import Facts, MemberKind
 
@@ -118,37 +118,45 @@ class ObjectsSource:
             index = IndexReader(_chunks(content, size=INDEX_READ_BYTES))
             yield iter(index) if index.place == self._place else iter(())
 
-    def _save(self, seen: Stat, tally: Tally) -> Saved | None:
-        """One content that is known to be whole: the same version before and after it was read."""
+    def _save(self, listed: Stat, tally: Tally) -> Saved | None:
+        """One content that is known to be whole: the same version before and after it was read.
+
+        The index has the version and time of the *listing*, as the next listing will tell them
+        again: S3's names another version there than of a single object. When the object was
+        changed after it was listed, the next dump just reads it once more.
+        """
+        seen = self._objects.stat(listed.key)
         for _ in range(self._tries):
+            if seen is None:
+                return None
             try:
                 sha256 = self._read(seen, tally)
             except (_Moved, KeyError):
                 sha256 = ""
             after = self._objects.stat(seen.key)
-            if after is None:
-                return None
-            if sha256 and after.version == seen.version:
-                return Saved(seen.key, seen.bytes, seen.version, seen.modified_at, sha256)
+            if sha256 and after is not None and after.version == seen.version:
+                return Saved(listed.key, seen.bytes, listed.version, listed.modified_at, sha256)
             seen = after
+        if seen is None:
+            return None
         raise Failed(
             "SLP133",
             f"the object changed each of the {self._tries} times that it was read",
             help="run it again when less is being written",
-            where=seen.key,
+            where=listed.key,
         )
 
     def _read(self, seen: Stat, tally: Tally) -> str:
         """Raises _Moved when it is not what was seen."""
         if seen.bytes > SMALL_BYTES:
             checked = _Hashed(seen.bytes)
-            with self._objects.open(seen.key) as content:
+            with self._reading(seen.key) as content:
                 checked.drain(content)
             tally.read_bytes += seen.bytes
             sha256 = checked.sha256
             self._store(sha256, lambda: self._again(seen, sha256, tally))
             return sha256
-        with self._objects.open(seen.key) as content:
+        with self._reading(seen.key) as content:
             held = b"".join(_chunks(content, limit=SMALL_BYTES + READ_BYTES))
         tally.read_bytes += len(held)
         if len(held) != seen.bytes:
@@ -156,6 +164,17 @@ class ObjectsSource:
         sha256 = hashlib.sha256(held).hexdigest()
         self._store(sha256, lambda: nullcontext(io.BytesIO(held)))
         return sha256
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[Content]:
+        """Raises KeyError also for an object that goes away after it was opened."""
+        try:
+            with self._objects.open(key) as content:
+                yield content
+        except SlipwayError as error:
+            if self._objects.stat(key) is not None:
+                raise
+            raise KeyError(key) from error
 
     @contextmanager
     def _again(self, seen: Stat, sha256: str, tally: Tally) -> Iterator[Content]:

@@ -4,7 +4,9 @@ What is stored is always a standard RDB with the application's keys as database 
 ``redis-server`` loads it. There are two ways to read it, and the facts say which one was used:
 
 - **Replication.** Slipway asks for a full synchronisation as a replica would (``PSYNC``). The
-  server forks, so all keys are of one moment, and no file of the server is touched. What comes
+  server forks, which needs memory for what changes meanwhile, as its own backup does; all keys
+  are of one moment, and the server keeps its own files. A dump that is read too slowly is ended
+  by the server (``client-output-buffer-limit replica``), and is then an error. What comes
   holds every logical database of the server, and functions; keys of the others are read past and
   never stored: they belong to other applications.
 - **Key by key** (``SCAN``, ``DUMP``), where the server refuses the first: ElastiCache and
@@ -48,6 +50,8 @@ SILENCE_SECONDS = 60
 """A server that prepares a synchronisation sends a sign of life every 10 seconds."""
 
 _KEYS_PER_CALL = 256
+_VALUES_PER_CALL = 32
+_LARGE_BYTES = 4 << 20
 _RESTORE_BYTES = 4 << 20
 _MARK_BYTES = 40
 
@@ -207,17 +211,24 @@ class _PerKey:
         return int(answer[0]), answer[1]
 
     def _values(self, keys: list[bytes]) -> Iterator[tuple[Entry, int]]:
-        """One call a key, so that no more than one large value is held here."""
-        for key in keys:
-            with self._client.pipeline(transaction=True) as together:
-                together.time()
-                together.pttl(key)
-                together.dump(key)
-                (seconds, micros), left, payload = together.execute()
-            if payload is None:  # deleted, or expired, since it was listed
-                continue
+        """Some keys a call; one a call right after large ones, as large ones come together."""
+        at, together = 0, _VALUES_PER_CALL
+        while at < len(keys):
+            some = keys[at : at + together]
+            at += len(some)
+            with self._client.pipeline(transaction=True) as call:
+                call.time()
+                for key in some:
+                    call.pttl(key)
+                    call.dump(key)
+                (seconds, micros), *told = call.execute()
             now = seconds * 1000 + micros // 1000
-            yield rdb.from_dump(key, payload, now + left if left >= 0 else None)
+            size = 0
+            for key, left, payload in zip(some, told[::2], told[1::2], strict=True):
+                if payload is not None:  # else deleted, or expired, since it was listed
+                    size += len(payload)
+                    yield rdb.from_dump(key, payload, now + left if left >= 0 else None)
+            together = 1 if size > _LARGE_BYTES else _VALUES_PER_CALL
 
 
 def _aux(version: str, at: datetime) -> dict[str, str]:
@@ -450,9 +461,19 @@ def _connected(url: str) -> Iterator[socket.socket]:
             address = (host, told.get("port", 6379))
             plain = stack.enter_context(socket.create_connection(address, SILENCE_SECONDS))
             if url.startswith("rediss:"):
-                trust = ssl.create_default_context(cafile=told.get("ssl_ca_certs"))
+                trust = _trust(told)
                 plain = stack.enter_context(trust.wrap_socket(plain, server_hostname=host))
         yield plain
+
+
+def _trust(told: dict[str, Any]) -> ssl.SSLContext:
+    """As redis-py makes it of the same URL."""
+    trust = ssl.create_default_context(cafile=told.get("ssl_ca_certs"))
+    if str(told.get("ssl_cert_reqs", "required")).lower() == "none":
+        trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
+    if certificate := told.get("ssl_certfile"):
+        trust.load_cert_chain(certificate, told.get("ssl_keyfile"))
+    return trust
 
 
 def _parsed(url: str) -> dict[str, Any]:

@@ -786,11 +786,14 @@ CATALOGUE: dict[str, Page] = {
         ),
         Page(
             "SLP138",
-            "a snapshot may not be deleted",
+            "this may not be done with an RDS snapshot",
             2,
-            "It is not one of Slipway's, belongs to somebody else, is held, or was made by RDS "
-            "itself. Nothing was deleted.",
-            "Delete it with the tools of its owner, or end the hold first.",
+            "A snapshot that is to be deleted is not one of Slipway's, is held, or was made by "
+            "RDS itself; or one that is to be copied is not ready, or is "
+            "encrypted and no key is named; or the moment to restore to is outside of what RDS "
+            "keeps. Nothing was changed.",
+            "The message says which. Snapshots of others are deleted with their owner's tools; a "
+            "hold has to be ended first.",
         ),
         Page(
             "SLP139",

@@ -1,4 +1,4 @@
-"""Object storage saved incrementally from a directory, and restored."""
+"""Object storage saved incrementally from every kind of store, and restored."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import pytest
 
 from blocks import objects_dump
 from blocks.file_store import FileStore
-from blocks.object_store import Content, Stat
+from blocks.object_store import Content, ObjectStore, Stat
 from blocks.objects_dump import ObjectsSource, Open, compare, read_index, restore
 from domain.errors import Failed, SlipwayError, UsageError
 from domain.recovery import Facts
+from tests.blocks import test_object_store_contract as contract
 
 
 class Pool:
@@ -46,7 +47,7 @@ class Pool:
 class Watched:
     """A store that counts reads, and lets a test do something right after one began."""
 
-    def __init__(self, store: FileStore) -> None:
+    def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self.opened: list[str] = []
         self.meanwhile: Callable[[str], None] = lambda _: None
@@ -62,9 +63,13 @@ class Watched:
         return getattr(self._store, name)
 
 
+s3_endpoint, gcs_endpoint = contract.s3_endpoint, contract.gcs_endpoint
+any_store = contract.store
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Watched:
-    return Watched(FileStore(tmp_path / "application"))
+def store(any_store: ObjectStore) -> Watched:
+    return Watched(any_store)
 
 
 @pytest.fixture
@@ -155,6 +160,25 @@ def test_a_content_that_left_the_pool_is_read_again(store: Watched, pool: Pool) 
     assert pool.contents[lost] == b"z" * 50
 
 
+def test_an_object_that_changed_after_it_was_listed_is_read_again_the_next_time(
+    any_store: ObjectStore, pool: Pool
+) -> None:
+    class Slow(Watched):
+        def scan(self, prefix: str) -> Iterator[Stat]:
+            listed = list(self._store.scan(prefix))
+            self._store.replace("media/a", b"written since")
+            return iter(listed)
+
+    any_store.create("media/a", b"old")
+    first, _ = dump(Slow(any_store), pool)
+    (saved,) = read_index(io.BytesIO(first))
+    assert pool.contents[saved.sha256] == b"written since"
+    store = Watched(any_store)
+    second, facts = dump(store, pool, first)
+    assert store.opened == ["media/a"] and facts.inventory["since_before"]["changed"] == 1
+    assert dump(store, pool, second)[0] == second
+
+
 @pytest.mark.parametrize("size", [10, objects_dump.SMALL_BYTES + 10])
 def test_an_object_that_changes_while_it_is_read_is_read_again(
     store: Watched, pool: Pool, size: int
@@ -174,14 +198,15 @@ def test_an_object_that_changes_while_it_is_read_is_read_again(
 
 
 def test_a_large_object_that_changes_between_its_two_readings_is_not_pooled_under_a_wrong_name(
-    store: Watched, pool: Pool
+    tmp_path: Path, pool: Pool
 ) -> None:
     size = objects_dump.SMALL_BYTES + 10
+    store = Watched(FileStore(tmp_path))
     store.create("media/a", b"1" * size)
 
     def overwrite(key: str) -> None:
         if len(store.opened) == 2:
-            path = store._store.root / key  # in place, as a careless application does
+            path = tmp_path / key  # in place, as a careless application does
             path.write_bytes(b"2" * size)
 
     store.meanwhile = overwrite
@@ -276,12 +301,14 @@ def test_a_content_that_is_missing_or_another_is_not_restored(
         assert "media/b/c is missing" in list(compare(io.BytesIO(index), target))
 
 
-def test_a_large_object_goes_through_an_upload(store: Watched, pool: Pool, tmp_path: Path) -> None:
+def test_a_large_object_goes_through_an_upload(
+    any_store: ObjectStore, pool: Pool, tmp_path: Path
+) -> None:
+    store, target = FileStore(tmp_path / "application"), any_store
     large = b"0123456789" * (objects_dump.SMALL_BYTES // 10 + 7)
     store.create("media/large", large)
     index, _ = dump(store, pool)
     (sha256,) = pool.contents
-    target = FileStore(tmp_path / "restored")
     restore(io.BytesIO(index), pool.fetch, target)
     assert target.read("media/large") == large
     pool.contents[sha256] = large[:-1] + b"x"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from blocks import redis_dump
 from blocks.redis_dump import RedisSource, compare, inspect, restore
 from domain.errors import Failed, SlipwayError, Unauthorised, UsageError
 from domain.rdb import LONGEST_STRING_BYTES
@@ -337,6 +338,29 @@ def test_nobody_there_says_so() -> None:
     with pytest.raises(SlipwayError) as raised:
         saved(f"redis://127.0.0.1:{ports.choose('nobody')}/1")
     assert raised.value.code == "SLP130"
+
+
+def test_a_key_that_scan_gives_twice_is_stored_once(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server ends itself over a file that has a key twice."""
+    fill(f"{base}/3")
+    scan = redis_dump._PerKey._scan
+    last: list[bytes] = []
+
+    def again(self: redis_dump._PerKey, cursor: int) -> tuple[int, list[bytes]]:
+        following, found = scan(self, cursor)
+        twice = [*last, *found, *found]
+        last[:] = found
+        return following, twice
+
+    monkeypatch.setattr(redis_dump._PerKey, "_scan", again)
+    monkeypatch.setattr(redis_dump, "_KEYS_PER_CALL", 3)
+    content, facts = saved(f"{refuse_replication(base)}/3")
+    assert inventory(facts).total == 18
+    (tmp_path / "dump.rdb").write_bytes(content)
+    with serving(tmp_path) as other:
+        assert compare(inventory(facts), f"{other}/0") == ()
 
 
 def test_an_impossible_length_does_not_ask_for_memory() -> None:

@@ -118,7 +118,8 @@ def test_a_damaged_copy_is_red_and_the_others_are_not(world: World, shipped: App
 
 def test_a_location_that_is_away_keeps_no_other_from_its_copy(world: World, shipped: App) -> None:
     platform = world.platform.model_copy(deep=True)
-    dead = {"kind": "gcs", "endpoint": "http://127.0.0.1:9", "create": False}
+    dead = {"kind": "gcs", "endpoint": "http://127.0.0.1:9", "create": False,
+            "patience_seconds": 0.5}  # fmt: skip
     platform.backup_locations[-1] = platform.backup_locations[-1].model_copy(update=dead)
     platform.save("half-dead", overwrite=True)
     made = run(world, backup, shipped, platform="half-dead")
