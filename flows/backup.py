@@ -13,7 +13,7 @@ from domain.recovery import Member
 from tasks.accounts import Account, accounted
 from tasks.alerts import ALERTS
 from tasks.naming import run_name
-from tasks.proving import needed_rung, prove_copy
+from tasks.proving import needed_rung, prove_copies
 from tasks.saving import begin_point, commit_point, copy_point, save_member, sources, try_keys
 
 
@@ -44,9 +44,10 @@ def backup(
         account.data_time = manifest.data_time
         account.skew_seconds = manifest.skew.total_seconds()
         needed = needed_rung(saving.record.application.backups)
-        for vault in saving.vaults:
-            red = None if vault is saving.primary else copy_point(saving, vault, manifest)
-            account.copies.append(red or prove_copy(target, vault, saving.point, needed))
+        red = [copy_point(saving, vault, manifest) for vault in saving.vaults[1:]]
+        there = [v for v, bad in zip(saving.vaults, [None, *red], strict=True) if bad is None]
+        account.copies = prove_copies(target, there, saving.point, needed)
+        account.copies += [bad for bad in red if bad is not None]
         verdict, account.reason = verdict_on(account.copies, account.keys)
         proved = verdict.advances
         account.outcome = BackupOutcome.PROVED if proved else BackupOutcome.UNPROVED

@@ -19,13 +19,16 @@ from tasks.nightly import Subject, each, staleness, subjects
 
 @flow(name="nightly", timeout_seconds=12 * 3600, on_failure=ALERTS, on_crashed=ALERTS)
 def nightly(
-    what: Literal["backup", "prove", "expire", "watch"], platform: str = "sandbox"
+    what: Literal["backup", "prove", "expire", "watch"],
+    application: str = "",
+    platform: str = "sandbox",
 ) -> State[Any]:
     """Do one thing for every environment of every application that keeps data.
 
     Args:
         what: "backup"; "prove" (a random older point); "expire"; or "watch", which alarms where
             the newest proved copy is too old, even when nothing failed because nothing ran.
+        application: Only this one; all when it is empty.
         platform: Slipway Platform block it runs on.
     """
     target = load_platform(platform)
@@ -44,7 +47,7 @@ def nightly(
                 return all(copy.verdict is Verdict.PASS for copy in found)
         return state.is_completed()
 
-    live = subjects(target)
+    live = [s for s in subjects(target) if application in ("", s.application)]
     if failed := each(live, act):
         return Failed(message=f"{what}: not well: {failed}")
     return Completed(message=f"{what}: well for {len(live)} environments")

@@ -12,7 +12,7 @@ from domain.backup_report import BackupOutcome, verdict_on
 from tasks.accounts import Account, accounted
 from tasks.alerts import ALERTS
 from tasks.naming import run_name
-from tasks.proving import choose_point, needed_rung, prove_copy
+from tasks.proving import choose_point, needed_rung, prove_copies
 from tasks.saving import live_release, try_keys, vaults_of
 
 
@@ -39,7 +39,7 @@ def prove(
         vaults = vaults_of(target, application, environment)
         account.point = choose_point(vaults, point)
         needed = needed_rung(record.application.backups)
-        account.copies = [prove_copy(target, vault, account.point, needed) for vault in vaults]
+        account.copies = prove_copies(target, vaults, account.point, needed)
         verdict, account.reason = verdict_on(account.copies, account.keys)
         proved = verdict.advances
         account.outcome = BackupOutcome.PROVED if proved else BackupOutcome.UNPROVED

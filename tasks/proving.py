@@ -81,38 +81,66 @@ def choose_point(vaults: Sequence[Vault], wanted: str) -> str:
     )
 
 
+def prove_copies(
+    platform: Platform, vaults: Sequence[Vault], point: str, needed: Rung
+) -> list[CopyReport]:
+    """Every copy of a point climbs; the verifier is tried with twins of the first one restored."""
+    twins: tuple[TwinResult, ...] = ()
+    reports = []
+    for vault in vaults:
+        report, twins = prove_copy(platform, vault, point, needed, twins)
+        reports.append(report)
+    return reports
+
+
 @task(name="prove", task_run_name="prove {point} at {vault.location}", cache_policy=NO_CACHE)
-def prove_copy(platform: Platform, vault: Vault, point: str, needed: Rung) -> CopyReport:
+def prove_copy(
+    platform: Platform,
+    vault: Vault,
+    point: str,
+    needed: Rung,
+    twins: tuple[TwinResult, ...] = (),
+) -> tuple[CopyReport, tuple[TwinResult, ...]]:
     """Climb as high as it goes, keep the proof at the location, say how it ended.
 
     An error is a verdict: one location that cannot be read must not keep the others unproved.
+
+    Args:
+        twins: what the verifier made of damaged twins in this run; without, it is tried first.
     """
     began = time.monotonic()
     try:
         copy = vault.copy(point)
         if copy.manifest is None or copy.state is not CopyState.COMPLETE:
             raise damaged(f"{vault.location}: point {point}", copy.reason or copy.state)
-        proof = Climb(platform, vault, copy.manifest).proof()
+        proof = Climb(platform, vault, copy.manifest, twins).proof()
         vault.prove(proof)
     except SlipwayError as error:
-        return CopyReport(
+        red = CopyReport(
             location=vault.location,
             verdict=Verdict.ERROR,
             reason=f"not proved: {error.cause}",
             seconds=round(time.monotonic() - began, 3),
         )
+        return red, twins
     report = copy_of_proof(proof, needed, copy.manifest.stored_bytes, time.monotonic() - began)
     log = get_run_logger()
     (log.info if report.verdict is Verdict.PASS else log.error)(
         "%s: %s, %s", vault.location, report.verdict, report.reason
     )
-    return report
+    return report, proof.twins
 
 
 class Climb:
     """One climb; the first rung that does not hold ends it."""
 
-    def __init__(self, platform: Platform, vault: Vault, manifest: Manifest) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        vault: Vault,
+        manifest: Manifest,
+        twins: tuple[TwinResult, ...] = (),
+    ) -> None:
         self._platform, self._vault, self._manifest = platform, vault, manifest
         secrets = platform.backup_keys.get_secret_value()
         self._keys = [
@@ -121,7 +149,7 @@ class Climb:
             if name in secrets
         ]
         self._rungs: list[RungResult] = []
-        self._twins: tuple[TwinResult, ...] = ()
+        self._twins = twins
         self._restored: float | None = None
         self._lost: float | None = None
 
@@ -215,7 +243,8 @@ class Climb:
                              data_time=postgres.facts.data_time,
                              keep="probed" if probe else None)  # fmt: skip
             self._take(seen)
-            self._twins = _twins(sampled.sample(), server)
+            if seen.verdict is Verdict.PASS:
+                self._twins = self._twins or _twins(sampled.sample(), server)
             if probe and seen.verdict is Verdict.PASS:
                 self._probed(probe, server)
 
