@@ -51,9 +51,11 @@ class FaultyStore:
             raise Killed(call)
         if fault is Fault.ERROR:
             raise _error(call)
-        result = act()
-        if fault is Fault.KILL_AFTER:
-            raise Killed(call)
+        try:
+            result = act()
+        finally:
+            if fault is Fault.KILL_AFTER:
+                raise Killed(call)
         if fault is Fault.LOST_ANSWER:
             raise _error(call)
         return result
@@ -80,10 +82,14 @@ class FaultyStore:
             raise Killed("scan")
         if fault is Fault.ERROR:
             raise Failed("SLP101", "the listing was cut", help="run it again")
+        if fault is Fault.LOST_ANSWER:
+            raise _error("scan")
         found = list(self.inner.scan(prefix))
         if fault is Fault.STALE_LIST and found:
             newest = max(found, key=lambda stat: stat.modified_at)
             found.remove(newest)
+        if fault is Fault.KILL_AFTER:
+            raise Killed("scan")
         return iter(found)
 
     def stat(self, key: str) -> Stat | None:
@@ -94,8 +100,10 @@ class FaultyStore:
         fault = self._next("open")
         if fault is Fault.KILL:
             raise Killed("open")
-        if fault is Fault.ERROR:
+        if fault in (Fault.ERROR, Fault.LOST_ANSWER):
             raise _error("open")
+        if fault is Fault.KILL_AFTER:
+            raise Killed("open")
         with self.inner.open(key, start=start, end=end) as content:
             yield _Corrupt(content) if fault is Fault.CORRUPT else content
 
