@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import State
 
 from blocks.platform import load_platform
 from domain.backup_report import BackupOutcome
+from domain.recovery import MAIN
 from tasks.accounts import Account, accounted
 from tasks.alerts import ALERTS
 from tasks.naming import run_name
@@ -26,7 +27,6 @@ def restore(
     point: str = "newest",
     replace: bool = False,
     accept_unproved: bool = False,
-    lineage: str = "main",
     platform: str = "sandbox",
 ) -> State[Any]:
     """Bring a recovery point back into a database, from whichever location has it proved.
@@ -37,18 +37,19 @@ def restore(
         environment: Whose backups.
         application: Name of the application.
         to: Name of a new database on the platform's restore server, or secret:BLOCK.
-        point: Number of a point, or "newest": the newest that is proved.
+        point: Number of a point, or "newest": the newest that is proved. Those of a restored
+            database are named with their lineage: "restored-00000042/3".
         replace: Take the place of a database that is not empty; it is kept under another name.
         accept_unproved: Take a copy that was never restored before, when there is no other.
-        lineage: Line of recovery points.
         platform: Slipway Platform block it runs on.
     """
     target = load_platform(platform)
     with accounted(Account(target, application, environment, "restore")) as account:
         _, record = live_release(target, application, environment)
-        vaults = vaults_of(target, application, environment, lineage)
+        lineage, _, number = point.rpartition("/")
+        vaults = vaults_of(target, application, environment, lineage or MAIN)
         needed = needed_rung(record.application.backups)
-        chosen = choose_copy(vaults, point, needed, unproved=accept_unproved)
+        chosen = choose_copy(vaults, number, needed, unproved=accept_unproved)
         manifest = chosen.copy.manifest
         account.point, account.data_time = (
             chosen.copy.point,
