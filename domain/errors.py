@@ -598,16 +598,6 @@ CATALOGUE: dict[str, Page] = {
         ),
         # 11x: retention
         Page(
-            "SLP110",
-            "nothing may be deleted now",
-            1,
-            "A location could not be listed, its clock is in doubt, a backup is running, "
-            "everything is held, far more than usual would expire, or a promise would be broken. "
-            "Nothing was deleted there.",
-            "Repair what the message names. Where the plan is right and only large, approve it: "
-            "`slipway expire APP -e E --apply --approve PLAN`.",
-        ),
-        Page(
             "SLP111",
             "this hold says too little",
             2,
