@@ -33,7 +33,7 @@ TICK_SECONDS = 0.001
 """More than the provider's resolution: it compares floating point seconds."""
 AGAIN_SECONDS = 0.2
 """Longer than a process that starts takes from reading the file to noting its time."""
-LOCK_SECONDS = 5.0
+LOCK_SECONDS = 30.0
 POLL_SECONDS = 0.01
 
 Change = Callable[[Definition], Definition]

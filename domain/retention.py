@@ -259,12 +259,20 @@ def _kept(points: Sequence[Point], policy: Policy, now: datetime) -> dict[str, s
             reasons[point.point] = doubt
         elif point.state is not CopyState.COMPLETE and (why := _waiting(point, policy, now)):
             reasons[point.point] = why
-        if point.state is CopyState.COMPLETE and not doubt:
+        if doubt:
+            continue
+        if point.state is CopyState.COMPLETE:
             good.append(point)
-            newest_time = max(newest_time, _time(point))
+        if point.data_time is not None and (point.state in _SEEN or point.point in reasons):
+            # also of what this run hides: a rerun after a crash must decide as the run itself did
+            newest_time = max(newest_time, point.data_time)
     for point, reason in _rules(good, policy, now):
         reasons.setdefault(point.point, reason)
     return reasons
+
+
+_SEEN = (CopyState.COMPLETE, CopyState.DAMAGED)
+"""There before this run and, hidden at most, after it. Of tombstones only those that stay count."""
 
 
 def _doubt(point: Point, newest_time: datetime, policy: Policy, now: datetime) -> str:

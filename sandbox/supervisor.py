@@ -147,8 +147,9 @@ class Supervisor:
                 ready_at = time.monotonic()
                 await self._watch(unit, part)
             except Lost as lost:
-                await self._end(unit, part)
                 reason = str(lost)
+                unit.enter(State.STARTING, reason)
+                await self._end(unit, part)
             if unit.wanted_restart:
                 unit.wanted_restart, unit.failures = False, 0
                 continue

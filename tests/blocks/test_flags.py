@@ -232,12 +232,12 @@ def test_a_damaged_file_is_an_error_and_never_no_flags(flags: FileFlags, content
 
 def test_changes_of_several_processes_are_all_kept(flags: FileFlags) -> None:
     flags.change(APP, ENV, lambda known: Definition.empty())
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a fork has no threads
     workers = [context.Process(target=_add, args=(flags, number)) for number in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(30)
+        worker.join(60)
         assert worker.exitcode == 0
     found = flags.read(APP, ENV)
     assert found is not None

@@ -171,6 +171,20 @@ def test_the_second_opinion_objects_to_what_breaks_a_promise(numbers: set[int]) 
     assert bool(violations(location, forged, POLICY, now)) == bool(numbers & must_stay)
 
 
+def test_a_point_in_doubt_stays_in_doubt_when_a_crash_comes_after_the_first_delete() -> None:
+    """What made it doubtful was hidden first; the rerun then took the doubtful one as well."""
+    fates = ["proved", "missing", "past", *["proved"] * 13]
+    world, policy = World({}), Policy(retention=DAY * 10, grace=DAY * 2)
+    for night, fate in enumerate(fates):
+        save(world, fate, START + DAY * night)
+    now = START + DAY * (len(fates) - 1)
+    planned = plan(at(list(world.points.values()), now), policy, now)
+    assert 1 in gone(planned)
+    assert 2 not in gone(planned)
+    world.carry_out(planned, now)
+    assert gone(plan(at(list(world.points.values()), now), policy, now)) == set()
+
+
 # Rules by example
 
 

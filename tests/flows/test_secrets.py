@@ -14,7 +14,7 @@ from prefect import flow
 from prefect.settings import get_current_settings
 
 from blocks import journal as journals
-from blocks.object_store import FileStore
+from blocks.file_store import FileStore
 from domain.application import Strategy
 from domain.errors import SlipwayError
 from domain.verdict import Check, Verdict
