@@ -575,6 +575,41 @@ def flag_kill(
     return flagging.start(_home(), _console(context), asked, detach=detach)
 
 
+# --- load -----------------------------------------------------------------------------------
+
+
+@command(app, "load")
+def load(
+    context: typer.Context,
+    application: Application,
+    environment: Environment,
+    profile: Annotated[
+        str,
+        typer.Option("--profile", metavar="NAME", help="smoke, baseline, 10k, spike, soak…"),
+    ] = "baseline",
+    users: Annotated[
+        int, typer.Option("--users", metavar="N", min=0, help="Peak instead of the profile's own.")
+    ] = 0,
+    target: Annotated[
+        str, typer.Option("--target", metavar="URL", help="Another host of the application.")
+    ] = "",
+    detach: Detach = False,
+) -> int:
+    """Put users on what is live, and say whether it holds its objectives.
+
+    Exits 0 when it does, 1 when not, 3 when too little was measured, 6 when the measuring itself
+    was at fault.
+
+    Examples:
+        slipway load diet-game -e production --profile 10k
+        slipway load diet-game -e staging --profile smoke --json
+    """
+    from deployments import loading
+
+    asked = loading.Asked(application, environment, profile, users, target)
+    return loading.start(_home(), _console(context), asked, detach=detach)
+
+
 # --- backups --------------------------------------------------------------------------------
 
 
