@@ -180,11 +180,11 @@ def ramp(users: float, ramp_seconds: float, steady_seconds: float, **more: objec
 PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
-        ramp(20, 3, 20, name="smoke", pause_seconds=0.2,
-             description="20 quick users for 20 seconds: does it answer under load at all?"),
+        ramp(50, 3, 20, name="smoke", pause_seconds=0.15,
+             description="50 quick users for 20 seconds: does it answer under load at all?"),
         ramp(500, 15, 120, name="baseline", pause_seconds=5,
              description="500 users for two minutes: what later versions are compared with."),
-        ramp(10_000, 30, 60, name="10k",
+        ramp(10_000, 45, 60, name="10k",
              description="10,000 users, one thing each every 10 seconds, for a minute."),
         Profile(
             name="spike",

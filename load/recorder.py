@@ -74,6 +74,7 @@ class Recorder:
         self.users = 0
         self.in_flight = 0
         self.requests = 0
+        self._seconds = profile.seconds
         self._spans = [(start + end, phase.name) for phase, _, end in profile.spans()]
         self._now = _Tick()
         self._sequence = 0
@@ -120,6 +121,10 @@ class Recorder:
         """The behaviour itself is broken, so what it should have sent was not sent."""
         text = f"{type(error).__name__}: {error}"[:200]
         self._now.scripts[text] = self._now.scripts.get(text, 0) + 1
+
+    def leaves_at(self, seconds: float) -> float:
+        """When a user goes whose last stay ends then."""
+        return self.start + seconds + (60.0 if seconds >= self._seconds - 1e-6 else 0.0)
 
     def phase_of(self, at: float) -> str:
         for end, name in self._spans:

@@ -111,7 +111,9 @@ class Visitor(User):
         for begin, end in self.stays:
             if due < self.recorder.start + end:
                 return max(due, self.recorder.start + begin)
-        gevent.sleep(max(0.0, self.recorder.start + self.stays[-1][1] - monotonic()))
+        # Nothing more is due. He is there to the end of his stay, and with the last one until
+        # the worker ends him, so that every second of the load has all of its users.
+        gevent.sleep(max(0.0, self.recorder.leaves_at(self.stays[-1][1]) - monotonic()))
         raise StopUser
 
     def _begin(self, due: float) -> float:

@@ -421,8 +421,8 @@ class _View:
     def show(self, run: Run, at: int) -> None:
         if at - self._shown < _SHOW_EVERY_SECONDS:
             return
-        seconds = run.within(self._shown, at)
-        self._shown = at
+        told = [s for s in run.within(self._shown, at) if s.workers == run.workers]
+        seconds, self._shown = told, at
         if not seconds:
             return
         row = _row(run, at, seconds)
