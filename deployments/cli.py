@@ -581,8 +581,8 @@ def flag_kill(
 @command(app, "load")
 def load(
     context: typer.Context,
-    application: Application,
-    environment: Environment,
+    application: Annotated[str, typer.Argument(help="Name of the application.")] = "",
+    environment: Environment = "production",
     profile: Annotated[
         str,
         typer.Option("--profile", metavar="NAME", help="smoke, baseline, 10k, spike, soak…"),
@@ -593,6 +593,9 @@ def load(
     target: Annotated[
         str, typer.Option("--target", metavar="URL", help="Another host of the application.")
     ] = "",
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Test the generator itself on known servers.")
+    ] = False,
     detach: Detach = False,
 ) -> int:
     """Put users on what is live, and say whether it holds its objectives.
@@ -603,7 +606,16 @@ def load(
     Examples:
         slipway load diet-game -e production --profile 10k
         slipway load diet-game -e staging --profile smoke --json
+        slipway load --self-test
     """
+    if self_test:
+        from deployments import self_test as tests
+
+        return tests.run_all(_console(context))
+    if not application:
+        raise UsageError(
+            "SLP000", "no application is named", help="run: slipway load APPLICATION -e ENVIRONMENT"
+        )
     from deployments import loading
 
     asked = loading.Asked(application, environment, profile, users, target)

@@ -226,7 +226,8 @@ def figures_of(run: Run, judged: LoadVerdict) -> dict[str, Any]:
         for (phase, endpoint), found in run.endpoints.items():
             if endpoint == name and (phase in wanted or not judged_seconds):
                 series.merge(found)
-        endpoints.append(Figures.of(name, series, len(judged_seconds) or len(run.seconds)))
+        if series.requests:
+            endpoints.append(Figures.of(name, series, len(judged_seconds) or len(run.seconds)))
     total = Series()
     for series in run.endpoints.values():
         total.merge(series)

@@ -58,6 +58,8 @@ class Second:
         cpu: CPU seconds of each worker.
         host_cpu: share of all processors that were busy, 0 to 1; None when it was not measured.
         tiers: CPU seconds by what used them: the edge, the application, …
+        answered: connections that got their first answer.
+        repeated: requests that were dropped without an answer and sent once more.
         workers: how many told of this second.
     """
 
@@ -72,6 +74,8 @@ class Second:
     busy_seconds: float = 0.0
     connections: int = 0
     reconnections: int = 0
+    answered: int = 0
+    repeated: int = 0
     pause_us: int = 0
     cpu: dict[int, float] = field(default_factory=dict)
     host_cpu: float | None = None
@@ -146,6 +150,8 @@ class Run:
         second.busy_seconds += tick["busy_seconds"]
         second.connections += tick["connections"]
         second.reconnections += tick["reconnections"]
+        second.answered += tick["answered"]
+        second.repeated += tick["repeated"]
         second.pause_us = max(second.pause_us, tick["pause_us"])
         second.cpu[worker] = second.cpu.get(worker, 0.0) + tick["cpu_seconds"]
         second.workers += 1

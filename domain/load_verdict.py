@@ -20,6 +20,8 @@ from domain.verdict import Check, Verdict, worst
 
 WINDOW_SECONDS = 10
 BLOCK_SECONDS = 2
+_SURE = 0.999
+"""Confidence of each of many checks of the same kind; one in a thousand errs by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Soundness:
         host_cpu: above this in more than ``host_share`` of the seconds the machine was full.
         pause_seconds: of the garbage collector.
         audit: how far the rate may be from users / (pause + response).
+        waiting: share of users of the closed model who wait for an answer; above it the server
+            and not the generator decides when they come again.
         scripts: share of things that may end in an error of the behaviours themselves.
     """
 
@@ -46,6 +50,7 @@ class Soundness:
     host_share: float = 0.2
     pause_seconds: float = 0.2
     audit: float = 0.02
+    waiting: float = 0.05
     scripts: float = 0.001
 
 
@@ -79,6 +84,9 @@ def judge(run: Run, objectives: Objectives, bounds: Soundness = Soundness()) -> 
     outcome = worst(check.verdict for check in limits)
     decisive = [check for check in limits if check.verdict is outcome]
     reason = decisive[0].reason if decisive else "nothing was judged"
+    if outcome is Verdict.PASS:
+        told = [check for check in decisive if check.name.startswith(("p95", "errors"))]
+        reason = "; ".join(check.reason for check in reversed(told)) or reason
     return LoadVerdict(outcome, reason, sound, limits)
 
 
@@ -183,6 +191,11 @@ def _arrivals(run: Run, bounds: Soundness) -> Iterator[Check]:
     for phase, begin, end in run.profile.spans():
         if not (phase.judged and phase.steady):
             continue
+        if (waiting := _waiting(run, begin, end)) > bounds.waiting:
+            yield _check(f"arrivals in {phase.name}", True, f"{100 * waiting:.0f} % of the users "
+                         "waited for an answer, so when the others came says nothing")  # fmt: skip
+            yield _audit(run, phase.name, phase.start, begin, end, bounds)
+            continue
         for bins, width in ((1, "10 ms"), (10, "100 ms"), (100, "1 s")):
             index = run.sends.index(bins, begin, end)
             if index is not None:
@@ -197,6 +210,14 @@ def _arrivals(run: Run, bounds: Soundness) -> Iterator[Check]:
                     bounds.dispersion,
                 )
         yield _audit(run, phase.name, phase.start, begin, end, bounds)
+
+
+def _waiting(run: Run, begin: float, end: float) -> float:
+    if run.profile.model is Model.OPEN:
+        return 0.0
+    seconds = run.within(begin, end)
+    users = sum(second.users for second in seconds)
+    return sum(second.in_flight for second in seconds) / users if users else 0.0
 
 
 def _audit(run: Run, name: str, level: float, begin: float, end: float, bounds: Soundness) -> Check:
@@ -227,12 +248,25 @@ def _audit(run: Run, name: str, level: float, begin: float, end: float, bounds: 
 
 def limit_checks(run: Run, objectives: Objectives) -> Iterator[Check]:
     """Limits in each judged phase, of the whole, of the worst stretch, and of each endpoint."""
+    yield from _connections(run)
     for name, begin, end in run.judged():
         seconds = run.within(begin, end)
         blocks = [_series(part, name) for part in _blocks(seconds, BLOCK_SECONDS)]
         yield from _limits(f"in {name}", blocks, objectives)
+        yield from _dropped(name, seconds, objectives)
         yield from _windows(name, seconds, objectives)
         yield from _endpoints(run, name, objectives)
+
+
+def _connections(run: Run) -> Iterator[Check]:
+    """A server that accepts connections and serves only some of them starves the others."""
+    timeline = run.timeline()
+    opened = sum(second.connections + second.reconnections for second in timeline)
+    answered = sum(second.answered for second in timeline)
+    if run.failed and opened and answered < 0.9 * opened:
+        yield Check(name="connections", verdict=Verdict.FAIL, value=answered, limit=opened,
+                    reason=f"only {answered} of {opened} connections were ever answered: the "
+                    "server, or a proxy before it, serves no more at once")  # fmt: skip
 
 
 def _limits(where: str, blocks: Sequence[Series], objectives: Objectives) -> Iterator[Check]:
@@ -252,6 +286,20 @@ def _limits(where: str, blocks: Sequence[Series], objectives: Objectives) -> Ite
                     limit=limit, samples=requests)  # fmt: skip
         return
     yield _latency(f"p95 {where}", _p95(blocks), interval, limit, requests)
+
+
+def _dropped(name: str, seconds: Sequence[Second], objectives: Objectives) -> Iterator[Check]:
+    """Requests that only a second try got an answer for: a user's browser may not try again."""
+    dropped = sum(second.repeated for second in seconds)
+    requests = sum(second.series.requests for second in seconds)
+    interval = proportion_interval(dropped, requests, _SURE)
+    if dropped and interval is not None:
+        fine = interval.low <= objectives.error_rate
+        yield Check(name=f"dropped in {name}", verdict=Verdict.PASS if fine else Verdict.FAIL,
+                    reason=f"{dropped} of {requests} requests had to be sent twice: the connection "
+                    "was closed after the request and before an answer",
+                    value=dropped / requests, limit=objectives.error_rate,
+                    samples=requests)  # fmt: skip
 
 
 def _failures(
@@ -302,14 +350,14 @@ def _windows(name: str, seconds: Sequence[Second], objectives: Objectives) -> It
         series = [_series([second], name) for second in part]
         requests, failed = sum(s.requests for s in series), sum(s.failed for s in series)
         at = f"from {part[0].at} s to {part[-1].at + 1} s"
-        share = proportion_interval(failed, requests, 0.999)
+        share = proportion_interval(failed, requests, _SURE)
         if share is not None and share.low > objectives.error_rate:
             yield Check(name=f"worst stretch of {name}", verdict=Verdict.FAIL,
                         reason=f"{failed} of {requests} requests failed {at}",
                         value=failed / requests, limit=objectives.error_rate,
                         samples=requests)  # fmt: skip
             return
-        interval = percentile_interval([s.response for s in series], 0.95, 0.999)
+        interval = percentile_interval([s.response for s in series], 0.95, _SURE)
         if interval is not None and interval.low / 1e6 > limit:
             p95 = _p95(series)
             yield Check(name=f"worst stretch of {name}", verdict=Verdict.FAIL,
@@ -327,10 +375,10 @@ def _endpoints(run: Run, phase: str, objectives: Objectives) -> Iterator[Check]:
     limit = objectives.p95.total_seconds()
     for name in run.names():
         series = run.endpoints.get((phase, name))
-        if series is None or series.requests < fewest(0.95):
+        if series is None or series.requests < fewest(0.95, _SURE):
             continue
-        interval = percentile_interval([series.response], 0.95, 0.999)
-        failures = proportion_interval(series.failed, series.requests, 0.999)
+        interval = percentile_interval([series.response], 0.95, _SURE)
+        failures = proportion_interval(series.failed, series.requests, _SURE)
         assert interval is not None and failures is not None
         p95 = (series.response.percentile(0.95) or 0) / 1e6
         slow, failing = interval.low / 1e6 > limit, failures.low > objectives.error_rate

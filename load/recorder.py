@@ -56,6 +56,8 @@ class _Tick:
     sends: Dispersion = field(default_factory=Dispersion)
     connections: int = 0
     reconnections: int = 0
+    answered: int = 0
+    repeated: int = 0
     done: int = 0
     busy_seconds: float = 0.0
     pauses_us: int = 0
@@ -96,6 +98,14 @@ class Recorder:
             self._now.reconnections += 1
         else:
             self._now.connections += 1
+
+    def first_answer(self) -> None:
+        """A connection got an answer for the first time."""
+        self._now.answered += 1
+
+    def repeated(self) -> None:
+        """A request was dropped without an answer, and sent once more."""
+        self._now.repeated += 1
 
     def finished(
         self, name: str, due: float, sent: float, done: float, failure: str, size: int
@@ -160,6 +170,8 @@ class Recorder:
             "sends": tick.sends.to_dict(),
             "connections": tick.connections,
             "reconnections": tick.reconnections,
+            "answered": tick.answered,
+            "repeated": tick.repeated,
             "done": tick.done,
             "busy_seconds": round(tick.busy_seconds, 6),
             "cpu_seconds": round(self._cpu - cpu, 4),

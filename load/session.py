@@ -18,13 +18,16 @@ from urllib.parse import urljoin, urlsplit
 from urllib.request import Request
 
 import gevent
-from gevent import ssl
+from gevent import monkey, ssl
 from geventhttpclient.connectionpool import ConnectionPool, SSLConnectionPool
 from geventhttpclient.response import (
     HTTPConnectionClosed,
     HTTPParseError,
     HTTPSocketResponse,
 )
+
+# Of the system itself: gevent's would go through the event loop, and we never wait.
+select = monkey.get_original("select", "select")
 
 MOST_REDIRECTS = 5
 BLOCK_BYTES = 16 * 1024
@@ -67,6 +70,10 @@ class Listener(Protocol):
     def sent(self, at: float, due: float | None) -> None: ...
 
     def connected(self, *, again: bool) -> None: ...
+
+    def first_answer(self) -> None: ...
+
+    def repeated(self) -> None: ...
 
     def finished(
         self, name: str, due: float, sent: float, done: float, failure: str, size: int
@@ -143,6 +150,7 @@ class Session:
         self._timeout = timeout_seconds
         self._socket: Any = None
         self._connected_before = False
+        self._unanswered = False
         self._cookies: CookieJar | None = None
 
     def get(self, path: str, **how: Any) -> Answer:
@@ -240,11 +248,14 @@ class Session:
     def _exchange(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """One request and its answer.
 
-        A server may close an idle connection in the moment in which we send. Only on a
-        connection that was used before, before any byte of an answer, and for a method that
-        may be repeated (RFC 9110, 9.2.2) is it sent once more.
+        A connection that was closed while it was idle is made again; nobody loses anything by
+        it. One that is closed after we have sent may be a server that drops requests: only on a
+        connection that was used before, before any byte of an answer, and for a method that may
+        be repeated (RFC 9110, 9.2.2) is it sent once more, and that is counted and judged.
         """
         message = self._message(method, path, headers, body)
+        if self._socket is not None and _has_ended(self._socket):
+            self.close()
         again = self._socket is not None
         while True:
             sock = self._socket or self._open()
@@ -256,11 +267,15 @@ class Session:
                 self.close()
                 if again and method in _SAFE_TO_REPEAT:
                     again = False
+                    self._listener.repeated()
                     continue
                 raise RequestFailed("the connection was closed before the answer") from error
             except (HTTPParseError, OSError) as error:
                 self.close()
                 raise RequestFailed(_failure(error)) from error
+            if self._unanswered:
+                self._unanswered = False
+                self._listener.first_answer()
             if response.should_close():
                 self.close()
             self._keep_cookies(path, response)
@@ -272,7 +287,7 @@ class Session:
         except OSError as error:
             raise RequestFailed(f"cannot connect: {_failure(error)}") from error
         self._listener.connected(again=self._connected_before)
-        self._connected_before = True
+        self._connected_before = self._unanswered = True
         return self._socket
 
     def _message(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
@@ -319,6 +334,11 @@ class _Headers:
 
     def get_all(self, name: str, default: Any = None) -> Any:
         return self._cookies if name.lower() == "set-cookie" else default
+
+
+def _has_ended(sock: Any) -> bool:
+    """An idle connection has nothing to read, unless the other side has closed it."""
+    return bool(select([sock], [], [], 0)[0])
 
 
 def _failure(error: Exception) -> str:
