@@ -64,6 +64,15 @@ def student_two_sided(t: float, freedom: float) -> float:
     return beta_share(freedom / 2, 0.5, freedom / (freedom + t * t))
 
 
+def student_quantile(confidence: float, freedom: float) -> float:
+    """How far from 0 Student's t is at most with that confidence, to either side."""
+    # t = tan(angle) brings all of its values within reach of halving.
+    angle = crossing(
+        0, math.pi / 2, lambda a: student_two_sided(math.tan(a), freedom) <= 1 - confidence
+    )
+    return math.tan(angle)
+
+
 def normal_two_sided(z: float) -> float:
     """The chance that a standard normal is at least this far from 0, to either side."""
     return math.erfc(abs(z) / math.sqrt(2))

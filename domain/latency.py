@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
+from statistics import stdev
 from typing import Any, Final
 
-from domain.distributions import binomial_at_most, crossing, first_true
+from domain.distributions import binomial_at_most, crossing, first_true, student_quantile
 
 STEPS: Final = 128
 """Steps an octave."""
@@ -283,39 +284,43 @@ def block_bootstrap_interval(
 ) -> Interval | None:
     """Where the percentile lies when neighbouring requests are alike, in microseconds.
 
-    A request in a slow second is slow like its neighbours, so that a thousand of them are not a
-    thousand facts. Whole blocks of time are drawn again instead (Kuensch 1989, with blocks that do
-    not overlap; Carlstein 1986), and the percentile of each draw is taken.
+    A request in a slow second is slow like its neighbours, so a thousand of them are not a
+    thousand facts. Whole blocks of time are drawn again instead (Carlstein 1986), and what is
+    looked at is the share of requests at or below the percentile that was seen. The share, give or
+    take its standard error by Student's t, is turned back into two percentiles (Woodruff 1952).
+    Percentiles of the draws themselves would end too low: with 12 to 40 seconds of unlike speed
+    the true p95 was above such intervals in 11 to 28 of 100 runs, and above these in 3 to 6.
 
     Args:
         blocks: consecutive histograms, each much longer than what keeps requests alike: 1 to 5 s.
         rounds: how often as many blocks are drawn as there are.
 
     Returns:
-        None with fewer than ``LEAST_BLOCKS`` blocks that have samples, or ``least_samples``.
+        None with fewer than ``LEAST_BLOCKS`` blocks that have samples, with fewer samples than
+        ``least_samples``, and when the blocks differ so much that an end is beyond all samples.
     """
     _check_share(p)
     filled = [block for block in blocks if block.count]
-    total = sum(block.count for block in filled)
-    if len(filled) < LEAST_BLOCKS or p == 1 or total < least_samples(p, confidence):
-        return None
     pooled = Histogram()
     for block in filled:
         pooled.merge(block)
-    steps = [step for step, count in enumerate(pooled._counters) if count]
-    below = [list(accumulate(block._counters[step] for step in steps)) for block in filled]
-    drawn = sorted(_drawn_step(random.choices(below, k=len(below)), p) for _ in range(rounds))
-    alpha = 1 - confidence
-    low = drawn[nearest_rank(alpha / 2, rounds) - 1]
-    high = drawn[nearest_rank(1 - alpha / 2, rounds) - 1]
-    return Interval(pooled._bounds(steps[low])[0], pooled._bounds(steps[high])[1])
+    if len(filled) < LEAST_BLOCKS or p == 1 or pooled.count < least_samples(p, confidence):
+        return None
+    at = pooled.at_rank(nearest_rank(p, pooled.count))[1]
+    within = [(block.count - round((block.share_above(at) or 0.0) * block.count), block.count)
+              for block in filled]  # fmt: skip
+    error = stdev(_drawn_share(random.choices(within, k=len(within))) for _ in range(rounds))
+    # Drawing from b blocks shows (b - 1) / b of the variance.
+    error *= math.sqrt(len(filled) / (len(filled) - 1))
+    reach = error * student_quantile(confidence, len(filled) - 1) * pooled.count
+    low, high = math.floor(p * pooled.count - reach), math.ceil(p * pooled.count + reach)
+    if low < 1 or high > pooled.count:
+        return None
+    return Interval(pooled.at_rank(low)[0], pooled.at_rank(high)[1])
 
 
-def _drawn_step(below: Sequence[Sequence[int]], p: float) -> int:
-    """Which step holds the percentile of these blocks, each given by its cumulative counts."""
-    rank = nearest_rank(p, sum(counts[-1] for counts in below))
-    last = len(below[0]) - 1
-    return first_true(0, last, lambda at: sum(counts[at] for counts in below) >= rank)
+def _drawn_share(within: Sequence[tuple[int, int]]) -> float:
+    return sum(few for few, _ in within) / sum(count for _, count in within)
 
 
 def proportion_interval(failures: int, total: int, confidence: float = 0.95) -> Interval | None:
