@@ -306,10 +306,9 @@ def block_bootstrap_interval(
         pooled.merge(block)
     if len(filled) < LEAST_BLOCKS or p == 1 or pooled.count < least_samples(p, confidence):
         return None
-    at = pooled.at_rank(nearest_rank(p, pooled.count))[1]
-    within = [(block.count - round((block.share_above(at) or 0.0) * block.count), block.count)
-              for block in filled]  # fmt: skip
-    error = stdev(_drawn_share(random.choices(within, k=len(within))) for _ in range(rounds))
+    below, at = pooled.at_rank(nearest_rank(p, pooled.count))
+    # Equal samples make the share leap at the percentile: the more doubtful side counts.
+    error = max(_share_error(filled, us, rounds, random) for us in (below - 1, at))
     # Drawing from b blocks shows (b - 1) / b of the variance.
     error *= math.sqrt(len(filled) / (len(filled) - 1))
     reach = error * student_quantile(confidence, len(filled) - 1) * pooled.count
@@ -319,8 +318,14 @@ def block_bootstrap_interval(
     return Interval(pooled.at_rank(low)[0], pooled.at_rank(high)[1])
 
 
-def _drawn_share(within: Sequence[tuple[int, int]]) -> float:
-    return sum(few for few, _ in within) / sum(count for _, count in within)
+def _share_error(blocks: Sequence[Histogram], us: int, rounds: int, random: Random) -> float:
+    """Standard error of the share at or below ``us``, among blocks drawn again."""
+    within = [((1 - (block.share_above(us) or 0.0)) * block.count, block.count) for block in blocks]
+    shares = []
+    for _ in range(rounds):
+        drawn = random.choices(within, k=len(within))
+        shares.append(sum(few for few, _ in drawn) / sum(count for _, count in drawn))
+    return stdev(shares)
 
 
 def proportion_interval(failures: int, total: int, confidence: float = 0.95) -> Interval | None:
