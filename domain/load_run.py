@@ -109,7 +109,7 @@ class Run:
         self.profile, self.workers = profile, workers
         self.seconds: dict[int, Second] = {}
         self.endpoints: dict[tuple[str, str], Series] = defaultdict(Series)
-        self.sends = Dispersion()
+        self.sends: dict[str, Dispersion] = defaultdict(Dispersion)
         self.scripts: Counter[str] = Counter()
         self.lost: list[Lost] = []
         self.ended: dict[int, Mapping[str, Any]] = {}
@@ -155,7 +155,8 @@ class Run:
         second.pause_us = max(second.pause_us, tick["pause_us"])
         second.cpu[worker] = second.cpu.get(worker, 0.0) + tick["cpu_seconds"]
         second.workers += 1
-        self.sends.merge(Dispersion.from_dict(tick["sends"]))
+        for phase, sends in tick["sends"].items():
+            self.sends[phase].merge(Dispersion.from_dict(sends))
         self.scripts.update(tick["scripts"])
         self.memory[worker] = max(self.memory.get(worker, 0), tick["memory_bytes"])
 

@@ -9,17 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from random import Random
 
 from domain.application import Objectives
-from domain.confidence import Interval, fewest, percentile_interval, proportion_interval
-from domain.latency import Histogram
+from domain.latency import (
+    LEAST_BLOCKS,
+    Histogram,
+    Interval,
+    block_bootstrap_interval,
+    least_samples,
+    percentile_interval,
+    proportion_interval,
+)
 from domain.load_profile import Model
 from domain.load_run import Run, Second, Series
 from domain.units import format_duration
 from domain.verdict import Check, Verdict, worst
 
 WINDOW_SECONDS = 10
-BLOCK_SECONDS = 2
+_SEED = 1  # the same run has the same verdict
 _SURE = 0.999
 """Confidence of each of many checks of the same kind; one in a thousand errs by chance."""
 
@@ -196,19 +204,14 @@ def _arrivals(run: Run, bounds: Soundness) -> Iterator[Check]:
                          "waited for an answer, so when the others came says nothing")  # fmt: skip
             yield _audit(run, phase.name, phase.start, begin, end, bounds)
             continue
-        for bins, width in ((1, "10 ms"), (10, "100 ms"), (100, "1 s")):
-            index = run.sends.index(bins, begin, end)
-            if index is not None:
-                yield _check(
-                    f"arrivals in {phase.name}, {width}",
-                    index <= bounds.dispersion,
-                    f"dispersion {index:.2f} (independent arrivals have 1)"
-                    if index <= bounds.dispersion
-                    else f"requests left in bunches: dispersion {index:.1f} at {width}, "
-                    f"independent arrivals have 1",
-                    round(index, 3),
-                    bounds.dispersion,
-                )
+        for index in run.sends[phase.name].indices():
+            bunched = index.value > bounds.dispersion and index.at_least > 1
+            words = f"dispersion {index.value:.2f} (independent arrivals have 1)"
+            if bunched:
+                words = f"requests left in bunches: {words}"
+            yield _check(f"arrivals in {phase.name}, {1000 * index.bin_seconds:.0f} ms",
+                         not bunched, words, round(index.value, 3), bounds.dispersion,
+                         index.windows)  # fmt: skip
         yield _audit(run, phase.name, phase.start, begin, end, bounds)
 
 
@@ -251,7 +254,7 @@ def limit_checks(run: Run, objectives: Objectives) -> Iterator[Check]:
     yield from _connections(run)
     for name, begin, end in run.judged():
         seconds = run.within(begin, end)
-        blocks = [_series(part, name) for part in _blocks(seconds, BLOCK_SECONDS)]
+        blocks = [_series(part, name) for part in _blocks(seconds)]
         yield from _limits(f"in {name}", blocks, objectives)
         yield from _dropped(name, seconds, objectives)
         yield from _windows(name, seconds, objectives)
@@ -277,13 +280,14 @@ def _limits(where: str, blocks: Sequence[Series], objectives: Objectives) -> Ite
         yield _failures(f"availability {where}", failed, requests,
                         1 - objectives.availability, blocks)  # fmt: skip
     limit = objectives.p95.total_seconds()
-    interval = percentile_interval([series.response for series in blocks], 0.95)
+    interval = _interval([series.response for series in blocks], 0.95)
     if interval is None:
-        need = fewest(0.95)
+        need = least_samples(0.95)
         verdict = Verdict.TOO_FEW if requests else Verdict.NO_DATA
         yield Check(name=f"p95 {where}", verdict=verdict,
-                    reason=f"{requests} requests {where}; a p95 needs {need} or more",
-                    limit=limit, samples=requests)  # fmt: skip
+                    reason=f"{requests} requests in {len(blocks)} stretches {where}; a p95 needs "
+                    f"{need} or more, in {LEAST_BLOCKS} or more", limit=limit,
+                    samples=requests)  # fmt: skip
         return
     yield _latency(f"p95 {where}", _p95(blocks), interval, limit, requests)
 
@@ -309,7 +313,7 @@ def _failures(
     if interval is None:
         return Check(name=name, verdict=Verdict.NO_DATA, reason=f"{name}: no request", limit=limit,
                      samples=0)  # fmt: skip
-    verdict = interval.against(limit)
+    verdict = _against(interval, limit)
     cause = ""
     if failed:
         merged = Series()
@@ -328,7 +332,7 @@ def _failures(
 
 def _latency(name: str, value: float, interval: Interval, limit: float, samples: int) -> Check:
     low, high = interval.low / 1e6, interval.high / 1e6
-    verdict = Interval(low, high).against(limit)
+    verdict = _against(Interval(low, high), limit)
     words = (
         f"{name}: {_time(value)} (95 % sure: {_time(low)} to {_time(high)}), limit {_time(limit)}"
     )
@@ -357,9 +361,10 @@ def _windows(name: str, seconds: Sequence[Second], objectives: Objectives) -> It
                         value=failed / requests, limit=objectives.error_rate,
                         samples=requests)  # fmt: skip
             return
-        interval = percentile_interval([s.response for s in series], 0.95, _SURE)
+        p95 = _p95(series)
+        # Only where it can matter: there are many stretches.
+        interval = _interval([s.response for s in series], _SURE) if p95 > limit else None
         if interval is not None and interval.low / 1e6 > limit:
-            p95 = _p95(series)
             yield Check(name=f"worst stretch of {name}", verdict=Verdict.FAIL,
                         reason=f"p95 was {_time(p95)} {at}, limit {_time(limit)}",
                         value=p95, limit=limit, samples=requests)  # fmt: skip
@@ -375,9 +380,9 @@ def _endpoints(run: Run, phase: str, objectives: Objectives) -> Iterator[Check]:
     limit = objectives.p95.total_seconds()
     for name in run.names():
         series = run.endpoints.get((phase, name))
-        if series is None or series.requests < fewest(0.95, _SURE):
+        if series is None or series.requests < least_samples(0.95, _SURE):
             continue
-        interval = percentile_interval([series.response], 0.95, _SURE)
+        interval = percentile_interval(series.response, 0.95, _SURE)
         failures = proportion_interval(series.failed, series.requests, _SURE)
         assert interval is not None and failures is not None
         p95 = (series.response.percentile(0.95) or 0) / 1e6
@@ -390,8 +395,27 @@ def _endpoints(run: Run, phase: str, objectives: Objectives) -> Iterator[Check]:
                     samples=series.requests)  # fmt: skip
 
 
-def _blocks(seconds: Sequence[Second], size: int) -> Iterator[Sequence[Second]]:
-    for first in range(0, len(seconds), size):
+def _against(interval: Interval, limit: float) -> Verdict:
+    """The whole of it must lie on one side of an upper limit; across it is too little data."""
+    if interval.high <= limit:
+        return Verdict.PASS
+    return Verdict.FAIL if interval.low > limit else Verdict.TOO_FEW
+
+
+def _interval(blocks: Sequence[Histogram], confidence: float) -> Interval | None:
+    """Of the 95th percentile; as careful as requests that follow each other ask for."""
+    pooled = Histogram()
+    for block in blocks:
+        pooled.merge(block)
+    alone = percentile_interval(pooled, 0.95, confidence)
+    spread = block_bootstrap_interval(blocks, 0.95, confidence, 400, random=Random(_SEED))
+    return alone.including(spread) if alone is not None and spread is not None else None
+
+
+def _blocks(seconds: Sequence[Second]) -> Iterator[Sequence[Second]]:
+    """Stretches of up to five seconds, at least twenty of them where there are as many seconds."""
+    size = max(1, min(5, len(seconds) // 20))
+    for first in range(0, len(seconds) - size + 1, size):
         yield seconds[first : first + size]
 
 
@@ -433,7 +457,7 @@ def hopeless(run: Run, now: float, objectives: Objectives) -> str:
     Looked at while it runs: half of ten seconds' requests failing, or a p95 of ten times the
     limit and at least five seconds, in any phase.
     """
-    seconds = run.within(now - WINDOW_SECONDS - 1, now)
+    seconds = run.within(now - WINDOW_SECONDS, now)
     if len(seconds) < WINDOW_SECONDS:
         return ""
     whole = Series()
@@ -444,7 +468,7 @@ def hopeless(run: Run, now: float, objectives: Objectives) -> str:
                 f"most often {whole.failures.most_common(1)[0][0]}")  # fmt: skip
     p95 = (whole.response.percentile(0.95) or 0) / 1e6
     bound = max(5.0, 10 * objectives.p95.total_seconds())
-    if whole.requests >= fewest(0.95) and p95 > bound:
+    if whole.requests >= least_samples(0.95) and p95 > bound:
         limit = format_duration(objectives.p95)
         return f"p95 was {_time(p95)} for {WINDOW_SECONDS} s, the limit is {limit}"
     return ""

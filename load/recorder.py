@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import resource
 import time
 from collections import defaultdict
@@ -53,7 +54,6 @@ class _Tick:
     )
     lag: Histogram = field(default_factory=Histogram)
     loop: Histogram = field(default_factory=Histogram)
-    sends: Dispersion = field(default_factory=Dispersion)
     connections: int = 0
     reconnections: int = 0
     answered: int = 0
@@ -77,6 +77,7 @@ class Recorder:
         self.in_flight = 0
         self.requests = 0
         self._seconds = profile.seconds
+        self._sends: dict[str, Dispersion] = defaultdict(Dispersion)
         self._spans = [(start + end, phase.name) for phase, _, end in profile.spans()]
         self._now = _Tick()
         self._sequence = 0
@@ -91,7 +92,7 @@ class Recorder:
         self.in_flight += 1
         if due is not None:
             self._now.lag.record(max(0, int((at - due) * 1e6)))
-            self._now.sends.add(at - self.start)
+            self._sends[self.phase_of(due)].record(at - self.start)
 
     def connected(self, *, again: bool) -> None:
         if again:
@@ -151,7 +152,8 @@ class Recorder:
             gevent.sleep(LOOP_SECONDS)
             self._now.loop.record(max(0, int((monotonic() - due) * 1e6)))
 
-    def tick(self) -> dict[str, Any]:
+    def tick(self, *, last: bool = False) -> dict[str, Any]:
+        """Everything since the one before; with the last one, the second that is not over too."""
         tick, self._now = self._now, _Tick()
         cpu, self._cpu = self._cpu, time.process_time()
         self._sequence += 1
@@ -167,7 +169,7 @@ class Recorder:
             },
             "lag": tick.lag.to_dict(),
             "loop": tick.loop.to_dict(),
-            "sends": tick.sends.to_dict(),
+            "sends": self._sent_before(math.inf if last else monotonic() - self.start),
             "connections": tick.connections,
             "reconnections": tick.reconnections,
             "answered": tick.answered,
@@ -179,6 +181,10 @@ class Recorder:
             "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "scripts": tick.scripts,
         }
+
+    def _sent_before(self, seconds: float) -> dict[str, Any]:
+        given = {phase: sends.drain(seconds) for phase, sends in self._sends.items()}
+        return {phase: sends.to_dict() for phase, sends in given.items()}
 
     def _collected(self, phase: str, info: dict[str, int]) -> None:
         if phase == "start":

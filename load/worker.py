@@ -122,11 +122,8 @@ class Worker:
 
     def _arrivals(self) -> None:
         """Give each arrival to the queue at its due time, which is absolute."""
-        segments = [
-            Segment(phase.seconds, phase.start / self.workers, phase.end / self.workers)
-            for phase in self.profile.phases
-        ]
-        for due in PoissonSchedule(segments, self.chance):
+        segments = [Segment(phase.seconds, phase.start, phase.end) for phase in self.profile.phases]
+        for due in PoissonSchedule(segments, self.chance, 1 / self.workers):
             at = self.recorder.start + due
             gevent.sleep(max(0.0, at - monotonic()))
             Visitor.schedule.arrivals.put(at)
@@ -153,11 +150,14 @@ class Worker:
         """Who waits leaves at once; who has asked may wait for his answer until it is too late."""
         if self.wanted:
             Visitor.schedule.arrivals.put(None)
-            until = monotonic() + self.profile.timeout_seconds + 0.5
+            until, told = monotonic() + self.profile.timeout_seconds + 0.5, monotonic()
             while self.recorder.in_flight and monotonic() < until and self.wanted:
                 gevent.sleep(0.05)
+                if monotonic() - told >= TICK_SECONDS:
+                    told = monotonic()
+                    say(self._out, self.recorder.tick())
         runner.user_greenlets.kill(block=True, timeout=5)
-        say(self._out, self.recorder.tick())
+        say(self._out, self.recorder.tick(last=True))
         ended = {"requests": self.recorder.requests, "second": round(monotonic() - start, 3)}
         say(self._out, {"kind": "end", "complete": self.wanted, **ended})
 
