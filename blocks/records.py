@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from blocks.object_store import AlreadyExists, ObjectStore
 from domain.backup_report import BackupReport
 from domain.errors import Failed, NeedsPerson
+from domain.load_report import LoadReport
 from domain.release import BuildRecord, Report, record_digest
 
 
@@ -57,6 +58,23 @@ class Records:
         content = self._store.read(f"reports/backups/{run}.json")
         return BackupReport.model_validate_json(content) if content else None
 
+    def keep_load_report(self, report: LoadReport, page: str) -> str:
+        """The report, and the page that shows it; returns the key of the page."""
+        key = self._load_key(report.run)
+        self._store.replace(f"{key}.html", page.encode())
+        self._store.replace(f"{key}.json", report.model_dump_json().encode())
+        return f"{key}.html"
+
+    def load_report(self, run: str) -> LoadReport | None:
+        content = self._store.read(f"{self._load_key(run)}.json")
+        return LoadReport.model_validate_json(content) if content else None
+
+    def load_reports(self) -> Iterator[LoadReport]:
+        """All that are kept, in no order."""
+        for key in self._store.list("reports/load"):
+            if key.endswith(".json") and (content := self._store.read(key)):
+                yield LoadReport.model_validate_json(content)
+
     def keep_evidence(self, document: Mapping[str, Any]) -> str:
         """Store what a verdict was made from; returns its digest, which the journal keeps."""
         content = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
@@ -93,6 +111,9 @@ class Records:
     def progress(self, application: str, environment: str) -> dict[str, Any] | None:
         content = self._store.read(f"progress/{application}/{environment}.json")
         return json.loads(content) if content else None
+
+    def _load_key(self, run: str) -> str:
+        return f"reports/load/{run}"
 
     def _parsed(self, content: bytes, digest: str) -> BuildRecord:
         try:

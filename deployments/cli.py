@@ -575,6 +575,53 @@ def flag_kill(
     return flagging.start(_home(), _console(context), asked, detach=detach)
 
 
+# --- load -----------------------------------------------------------------------------------
+
+
+@command(app, "load")
+def load(
+    context: typer.Context,
+    application: Annotated[str, typer.Argument(help="Name of the application.")] = "",
+    environment: Environment = "production",
+    profile: Annotated[
+        str,
+        typer.Option("--profile", metavar="NAME", help="smoke, baseline, 10k, spike, soak…"),
+    ] = "baseline",
+    users: Annotated[
+        int, typer.Option("--users", metavar="N", min=0, help="Peak instead of the profile's own.")
+    ] = 0,
+    target: Annotated[
+        str, typer.Option("--target", metavar="URL", help="Another host of the application.")
+    ] = "",
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Test the generator itself on known servers.")
+    ] = False,
+    detach: Detach = False,
+) -> int:
+    """Put users on what is live, and say whether it holds its objectives.
+
+    Exits 0 when it does, 1 when not, 3 when too little was measured, 6 when the measuring itself
+    was at fault.
+
+    Examples:
+        slipway load diet-game -e production --profile 10k
+        slipway load diet-game -e staging --profile smoke --json
+        slipway load --self-test
+    """
+    if self_test:
+        from deployments import self_test as tests
+
+        return tests.run_all(_console(context))
+    if not application:
+        raise UsageError(
+            "SLP000", "no application is named", help="run: slipway load APPLICATION -e ENVIRONMENT"
+        )
+    from deployments import loading
+
+    asked = loading.Asked(application, environment, profile, users, target)
+    return loading.start(_home(), _console(context), asked, detach=detach)
+
+
 # --- backups --------------------------------------------------------------------------------
 
 

@@ -34,6 +34,7 @@ from domain.errors import (
     UsageError,
 )
 from domain.journal import GENESIS, Outcome, Release, live, previous_live, unfinished
+from domain.load_report import LoadReport
 from domain.plan import Plan, Version, counts_done, plan_release, plan_rollback
 from domain.release import Report, version_of
 from domain.rollout import Target
@@ -68,6 +69,9 @@ class Place:
 
     def backup_report(self, run: str) -> BackupReport | None:
         return Records(FileStore(self.store)).backup_report(run)
+
+    def load_report(self, run: str) -> LoadReport | None:
+        return Records(FileStore(self.store)).load_report(run)
 
 
 @dataclass(frozen=True)
@@ -365,6 +369,11 @@ def conclude(place: Place, run: Run, console: Console) -> int:
     """Print the report of an ended run; returns the exit code that it stands for."""
     if (saved := place.backup_report(run.id)) is not None:
         return accounts.conclude(saved, error_of(saved.error), place.url(run.id), console)
+    if (tested := place.load_report(run.id)) is not None:
+        from deployments import loading
+
+        error = error_of(tested.error)
+        return loading.conclude(place, tested, error, place.url(run.id), console)
     report = place.report(run.id)
     if report is None:
         return _without_report(place, run, console)

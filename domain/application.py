@@ -213,6 +213,21 @@ class Backups(_Model):
     service: Name | None = Field(None, description="Whose bundle runs it; the first by default.")
 
 
+class Load(_Model):
+    """What users of the application do, and where they may be sent to."""
+
+    behaviours: str | None = Field(
+        None,
+        min_length=1,
+        description="Python file with subclasses of load.visitor.Visitor, relative to the folder "
+        "of the service; without, users do what its OpenAPI says anybody may do.",
+    )
+    service: Name | None = Field(None, description="Whose bundle has it; the first by default.")
+    hosts: tuple[str, ...] = Field(
+        (), description="Hosts besides those of its environments that load may be sent to."
+    )
+
+
 class CanaryStep(_Model):
     """One share of users' requests, and the evidence that it needs before the next one."""
 
@@ -326,6 +341,7 @@ class Application(_Model):
     observe: Observe = Observe()
     flags: FeatureFlags | None = Field(None, description="Given to services as FLAGD_*.")
     backups: Backups = Backups()
+    load: Load = Load()
     environments: Mapping[Name, Environment] = Field(
         default_factory=lambda: {"staging": Environment(), "production": Environment()},
         min_length=1,
@@ -373,6 +389,7 @@ class Application(_Model):
         if self.database:
             used_by = self.database.service
             yield from _unknown(("database", "service"), used_by, services, "a service")
+        yield from _unknown(("load", "service"), self.load.service, services, "a service")
 
     def _pointless_contraction(self) -> Iterator[_Problem]:
         database = self.database

@@ -874,5 +874,57 @@ CATALOGUE: dict[str, Page] = {
             "server for restores. A URL with a password is refused: the run would show it.",
             "Give the name of a new database, or `secret:BLOCK`.",
         ),
+        Page(
+            "SLP180",
+            "the target of the load test cannot be reached",
+            1,
+            "One request was sent before any load, and it was not answered as HTTP, or its TLS "
+            "certificate is not accepted. No load was sent.",
+            "Look at the address and at `slipway status`; then run it again.",
+        ),
+        Page(
+            "SLP181",
+            "a worker of the load test did not start",
+            1,
+            "A process of the generator ended or said nothing before the start. No load was sent.",
+            "Read the last lines of its log.",
+        ),
+        Page(
+            "SLP182",
+            "the behaviours cannot be run",
+            2,
+            "The file that application.yaml names under `load.behaviours` is missing, cannot be "
+            "imported, or has no Visitor with a task; or nothing is known that a user could do.",
+            "Correct it; docs/load.md shows how one is written.",
+        ),
+        Page(
+            "SLP183",
+            "load may not be sent there",
+            2,
+            "The target is not a host of the application, or leads away to another one.",
+            "Name the host under `load.hosts` in application.yaml, if it is yours.",
+        ),
+        Page(
+            "SLP184",
+            "too few descriptors or ports for the profile",
+            2,
+            "Each connected user needs a file descriptor and a local port; there are not enough.",
+            "Raise the limit that the message names, or use fewer users.",
+        ),
+        Page(
+            "SLP185",
+            "the generator could not do it",
+            2,
+            "Calibration measured what one request costs the generator. Above 60 % of what it can "
+            "do it would measure itself, so the test was not begun.",
+            "Use fewer users, longer pauses, or a machine with more cores.",
+        ),
+        Page(
+            "SLP186",
+            "no such profile",
+            2,
+            "The profile is not known, or its numbers make no load.",
+            "See docs/load.md for the profiles, and give a number of users above zero.",
+        ),
     )
 }
