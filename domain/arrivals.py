@@ -61,7 +61,9 @@ class Segment:
         """
         growth = (self.to_rate - self.from_rate) / self.seconds
         root = math.sqrt(max(0.0, self.from_rate**2 + 2 * growth * arrivals))
-        return min(self.seconds, 2 * arrivals / (self.from_rate + root)) if arrivals else 0.0
+        if not arrivals or not self.from_rate + root:
+            return self.seconds if arrivals else 0.0
+        return min(self.seconds, 2 * arrivals / (self.from_rate + root))
 
 
 class PoissonSchedule(Iterator[float]):

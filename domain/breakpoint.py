@@ -1,0 +1,198 @@
+"""The search for the greatest load that still holds its objectives, as a pure state machine.
+
+Steps grow geometrically until one fails, then the gap between the greatest that passed and the
+least that failed is halved on the logarithm: a hundredfold range is known to 2 % after about
+fourteen steps. A longer hold below the answer confirms it. A step is judged like any load test, so
+one that was not sound is repeated, and never taken for a limit of the server.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
+from typing import Final
+
+from domain.latency import Interval
+from domain.verdict import Verdict
+
+_Z_95: Final = 1.96
+
+
+class StepKind(StrEnum):
+    """Why a load is to be run."""
+
+    GROW = "grow"
+    BISECT = "bisect"
+    HOLD = "hold"
+    """Longer, to confirm the answer."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """The load to run next.
+
+    Attributes:
+        attempt: 1 at first; more when earlier ones at this load were not sound.
+    """
+
+    kind: StepKind
+    load: int
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step was judged."""
+
+    step: Step
+    verdict: Verdict
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the search found.
+
+    Attributes:
+        verdict: ``pass`` when a limit was found and confirmed, ``too_few`` when even the greatest
+            load that may be run passed, ``fail`` when even the least did not, ``error`` when steps
+            stayed unsound or contradicted one another.
+        interval: where the limit lies; None when it was not bounded from both sides.
+        held: the greatest load that is known to hold, by the hold if there was one; None: none.
+        reason: one sentence.
+    """
+
+    verdict: Verdict
+    interval: Interval | None
+    held: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search and what it has seen so far; each outcome makes another one.
+
+    ``next`` is the step to run, or None when ``answer`` is there. The whole is a function of the
+    outcomes, so a search that was killed goes on from a list of them.
+
+    Attributes:
+        start: load of the first step (users, or arrivals a second).
+        most: the greatest load that may be run: what the generator was calibrated for.
+        growth: factor between steps until one fails.
+        ratio: how near the two ends must be, 0.05 for 5 %.
+        noise: relative spread of the limit from run to run, as measured by repeating one. It
+            widens the answer: with 5 %, a step may fail, or pass, 10 % off the limit.
+        repeats: how often a step that was not sound is run again.
+        hold_share: of the greatest load that passed, what the hold runs.
+        holds: how many holds may fail before the search gives up.
+    """
+
+    start: int
+    most: int
+    growth: float = 2.0
+    ratio: float = 0.05
+    noise: float = 0.05
+    repeats: int = 2
+    hold_share: float = 0.9
+    holds: int = 3
+    outcomes: tuple[Outcome, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.start <= self.most:
+            raise ValueError(f"a search begins between 1 and {self.most}, not at {self.start}")
+        if not (self.growth > 1 and self.ratio > 0 and 0 < self.hold_share < 1):
+            raise ValueError("growth is above 1, ratio above 0, hold_share between 0 and 1")
+        if self.noise < 0 or self.repeats < 0 or self.holds < 1:
+            raise ValueError("noise and repeats are not negative, and there is a hold")
+
+    def after(self, verdict: Verdict, reason: str = "") -> Search:
+        """The search once ``next`` has been judged.
+
+        Raises:
+            ValueError: it has ended.
+        """
+        if self.next is None:
+            raise ValueError("the search has ended")
+        outcome = Outcome(self.next, verdict, reason)
+        return replace(self, outcomes=(*self.outcomes, outcome))
+
+    @property
+    def next(self) -> Step | None:
+        return self._turn if isinstance(self._turn, Step) else None
+
+    @property
+    def answer(self) -> Answer | None:
+        return self._turn if isinstance(self._turn, Answer) else None
+
+    @cached_property
+    def _turn(self) -> Step | Answer:
+        last = self.outcomes[-1] if self.outcomes else None
+        if last and last.verdict not in (Verdict.PASS, Verdict.FAIL):
+            return self._again(last)
+        if last and last.step.kind is StepKind.HOLD:
+            if last.verdict is Verdict.PASS:
+                return self._found(last.step.load)
+            if self._failed_holds >= self.holds:
+                why = f"{self.holds} holds failed below loads that had passed for a shorter time"
+                return Answer(Verdict.ERROR, None, None, why)
+        return self._bracketed()
+
+    def _again(self, last: Outcome) -> Step | Answer:
+        if last.step.attempt <= self.repeats:
+            return replace(last.step, attempt=last.step.attempt + 1)
+        tried = f"the step of {last.step.load} was not sound in {last.step.attempt} attempts"
+        return Answer(Verdict.ERROR, None, self._passed, f"{tried}: {last.reason or last.verdict}")
+
+    def _bracketed(self) -> Step | Answer:
+        """Grow, shrink or halve; hold when the two ends are near."""
+        low, high = self._passed, self._failed
+        if high is None:
+            if low is None:
+                return Step(StepKind.GROW, self.start)
+            if low >= self.most:
+                return self._beyond(low)
+            return Step(StepKind.GROW, min(self.most, max(low + 1, round(low * self.growth))))
+        if low is None:
+            if high == 1:
+                return Answer(Verdict.FAIL, None, None, "not even a load of 1 passes")
+            return Step(StepKind.GROW, max(1, min(high - 1, round(high / self.growth))))
+        middle = round(math.sqrt(low * high))
+        if high / low > 1 + self.ratio and low < middle < high:
+            return Step(StepKind.BISECT, middle)
+        return Step(StepKind.HOLD, max(1, round(low * self.hold_share)))
+
+    @property
+    def _failed_holds(self) -> int:
+        return sum(
+            o.step.kind is StepKind.HOLD and o.verdict is Verdict.FAIL for o in self.outcomes
+        )
+
+    @property
+    def _failed(self) -> int | None:
+        """The least load that failed."""
+        return min((o.step.load for o in self.outcomes if o.verdict is Verdict.FAIL), default=None)
+
+    @property
+    def _passed(self) -> int | None:
+        """The greatest load that passed below all that failed: a longer hold that fails below it
+        takes back a pass."""
+        failed = self._failed or math.inf
+        passed = (o.step.load for o in self.outcomes if o.verdict is Verdict.PASS)
+        return max((load for load in passed if load < failed), default=None)
+
+    def _beyond(self, low: int) -> Answer:
+        why = f"{low} passed, and more than {self.most} may not be run: the limit is above"
+        return Answer(Verdict.TOO_FEW, None, low, why)
+
+    def _found(self, held: int) -> Answer:
+        low, high = self._passed, self._failed
+        assert low is not None and high is not None  # a hold follows a bracket
+        lowest = min(float(held), low * math.exp(-_Z_95 * self.noise))
+        interval = Interval(lowest, high * math.exp(_Z_95 * self.noise))
+        why = (
+            f"{low} passed and {high} failed; {held} held for longer. With {self.noise:.0%} from "
+            f"run to run the limit lies between {interval.low:.0f} and {interval.high:.0f}"
+        )
+        return Answer(Verdict.PASS, interval, held, why)
