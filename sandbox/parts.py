@@ -144,6 +144,11 @@ def _prefect(home: Home, ports: Mapping[str, int]) -> Part:
         environ={
             **_prefect_settings(home, ports),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # In memory, its default, a killed server forgets the leases but not the slots that
+            # they hold: the environment would then be locked for ever.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+                "prefect.server.concurrency.lease_storage.filesystem"
+            ),
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
             "PREFECT_SERVER_UI_API_URL": f"{url}/api",
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",

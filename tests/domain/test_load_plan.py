@@ -45,7 +45,7 @@ def test_no_other_host_is_loaded(host: str) -> None:
 
 def test_the_misspelt_name_of_a_limit_is_refused_and_never_passes() -> None:
     with pytest.raises(UsageError, match="p59"):
-        parse("name: shop\nservices: {w: {command: run}}\nobjectives: {p59: 200ms}\n", "a.yaml")
+        parse("name: shop\nservices: {web: {command: run}}\nobjectives: {p59: 200ms}\n", "a.yaml")
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "shop", "", "http://"])
