@@ -139,6 +139,14 @@ def check_limits(plan: LoadPlan) -> None:
         )
 
 
+def most_connections(plan: LoadPlan) -> int:
+    """As many users as ``check_limits`` lets through."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_files = hard if hard != resource.RLIM_INFINITY else 1 << 20
+    by_files = plan.workers * (open_files - SPARE_DESCRIPTORS)
+    return min(by_files, int(0.9 * local_ports() * max(1, len(plan.target.source))))
+
+
 def local_ports() -> int:
     """How many connections one local address can have to one remote one."""
     try:

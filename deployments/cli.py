@@ -593,6 +593,18 @@ def load(
     target: Annotated[
         str, typer.Option("--target", metavar="URL", help="Another host of the application.")
     ] = "",
+    against: Annotated[
+        int | None,
+        typer.Option(
+            "--against",
+            metavar="N",
+            min=0,
+            help="Compare with release N instead; 0: the one before.",
+        ),
+    ] = None,
+    runs: Annotated[
+        int, typer.Option("--runs", metavar="N", min=5, help="Of each version, with --against.")
+    ] = 5,
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Test the generator itself on known servers.")
     ] = False,
@@ -600,12 +612,15 @@ def load(
 ) -> int:
     """Put users on what is live, and say whether it holds its objectives.
 
-    Exits 0 when it does, 1 when not, 3 when too little was measured, 6 when the measuring itself
-    was at fault.
+    With --profile breakpoint it searches for the most users that do; with --against it says
+    whether an earlier release was faster. Exits 0 when objectives hold, 1 when not, 3 when too
+    little was measured, 6 when the measuring itself was at fault.
 
     Examples:
         slipway load diet-game -e production --profile 10k
         slipway load diet-game -e staging --profile smoke --json
+        slipway load diet-game -e staging --profile breakpoint
+        slipway load diet-game -e staging --against 0
         slipway load --self-test
     """
     if self_test:
@@ -618,7 +633,7 @@ def load(
         )
     from deployments import loading
 
-    asked = loading.Asked(application, environment, profile, users, target)
+    asked = loading.Asked(application, environment, profile, users, target, against, runs)
     return loading.start(_home(), _console(context), asked, detach=detach)
 
 

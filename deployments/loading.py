@@ -11,7 +11,7 @@ from deployments import releasing
 from deployments.commands import place_of, tags
 from deployments.console import Console, table
 from deployments.releasing import Place, Started
-from domain.errors import SlipwayError
+from domain.errors import SlipwayError, UsageError
 from domain.load_profile import PROFILES
 from domain.load_report import Figures, LoadOutcome, LoadReport
 from domain.verdict import Verdict
@@ -29,12 +29,12 @@ class Asked:
     profile: str
     users: int
     target: str
+    against: int | None = None
+    runs: int = 5
 
 
 def start(home: Home, console: Console, asked: Asked, *, detach: bool) -> int:
     """Start a load test and follow it to its verdict."""
-    from domain.errors import UsageError
-
     if asked.profile not in PROFILES:
         raise UsageError(
             "SLP186",
@@ -42,21 +42,30 @@ def start(home: Home, console: Console, asked: Asked, *, detach: bool) -> int:
             help="choose one of these; --users changes how many users it has",
         )
     platform, place = place_of(home, console, asked.application, asked.environment)
+    flow, what, given = _wanted(asked)
     started = Started(
-        "load/slipway",
-        f"load {asked.application} {asked.profile} {asked.environment}",
+        f"{flow}/slipway",
+        f"load {asked.application} {what} {asked.environment}",
         tags(asked.application, asked.environment, "load", ""),
         {
             "environment": asked.environment,
             "application": asked.application,
-            "profile": asked.profile,
-            "users": asked.users,
-            "target": asked.target,
             "actor": releasing.who(),
             "platform": platform,
+            **given,
         },
     )
     return releasing.start(place, started, console, detach=detach)
+
+
+def _wanted(asked: Asked) -> tuple[str, str, dict[str, Any]]:
+    """The flow, what it is called here, and what it is given besides."""
+    if asked.against is not None:
+        return "compare", "comparison", {"against": asked.against, "runs": asked.runs}
+    given = {"users": asked.users, "target": asked.target}
+    if asked.profile == "breakpoint":
+        return "find-limit", "breakpoint", given
+    return "load", asked.profile, {"profile": asked.profile, **given}
 
 
 def conclude(
@@ -82,6 +91,14 @@ def conclude(
 
 def _tell(report: LoadReport, console: Console) -> None:
     console.say("")
+    if report.limit:
+        steps = [[s.kind, str(s.load), s.verdict, f"{s.per_second:.0f}", _ms(s.p95), s.reason]
+                 for s in report.limit.steps]  # fmt: skip
+        console.say(table(("STEP", "USERS", "VERDICT", "A SECOND", "P95", "SEEN"), steps))
+        for sentence in (report.limit.bottleneck, report.limit.scalability, report.limit.replicas):
+            if sentence:
+                console.say(f"  {sentence}")
+        console.say("")
     rows = [_row(p.figures, "judged" if p.judged else "") for p in report.phases]
     rows += [_row(figures, "") for figures in report.endpoints]
     if rows:

@@ -36,6 +36,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from domain.errors import UsageError
 from domain.findings import ScanPolicy
 from domain.flags import check_steps
+from domain.load_profile import ProfileName
 from domain.observe import Observe
 from domain.units import (
     Duration,
@@ -304,6 +305,16 @@ class SmokeCheck(_Model):
     contains: str | None = None
 
 
+class LoadGate(_Model):
+    """A load test that must have passed before anything is released here."""
+
+    environment: Name = Field("staging", description="Where it must have been tested.")
+    profile: ProfileName = Field("10k", description="With which users.")
+    max_age: PositiveDuration = Field(
+        parse_duration("7d"), description="An older verdict does not count."
+    )
+
+
 class Environment(_Model):
     """Where the application runs."""
 
@@ -319,6 +330,9 @@ class Environment(_Model):
     )
     scan: ScanPolicy | None = Field(None, description="Replaces the application's.")
     observe: Observe | None = Field(None, description="Replaces the application's.")
+    require_load: LoadGate | None = Field(
+        None, description="The same build must have passed a load test elsewhere."
+    )
 
 
 class Application(_Model):
@@ -389,6 +403,10 @@ class Application(_Model):
         if self.database:
             used_by = self.database.service
             yield from _unknown(("database", "service"), used_by, services, "a service")
+        for name, environment in self.environments.items():
+            if gate := environment.require_load:
+                where = ("environments", name, "require_load", "environment")
+                yield from _unknown(where, gate.environment, environments[1:], "an environment")
         yield from _unknown(("load", "service"), self.load.service, services, "a service")
 
     def _pointless_contraction(self) -> Iterator[_Problem]:

@@ -926,5 +926,21 @@ CATALOGUE: dict[str, Page] = {
             "The profile is not known, or its numbers make no load.",
             "See docs/load.md for the profiles, and give a number of users above zero.",
         ),
+        Page(
+            "SLP187",
+            "a load test was not measured right",
+            6,
+            "The generator, the machine or a worker was at fault in one of several runs, so "
+            "nothing can be said of the application.",
+            "See that nothing else is busy on the machine, and run it again.",
+        ),
+        Page(
+            "SLP188",
+            "no load verdict to release on",
+            1,
+            "The environment asks for a load test of this build that passed in another "
+            "environment, not too long ago. There is none, so nothing was changed.",
+            "Run `slipway load APP -e ENVIRONMENT --profile PROFILE` there, then release again.",
+        ),
     )
 }

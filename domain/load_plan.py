@@ -107,8 +107,11 @@ def check_host(application: Application, target: Target) -> None:
 
 
 def calibration_of(profile: Profile) -> Profile:
-    """A short load of a fifth of the rate, whose cost says what the generator can do."""
-    rate = max(10.0, min(500.0, profile.expected_rate() / 5))
+    """A short load of at most half the rate, whose cost says what the generator can do.
+
+    Few requests cost more each than many, since every one of them wakes the process for itself.
+    """
+    rate = max(10.0, min(500.0, profile.expected_rate() / 2))
     base = {"name": "calibration", "description": "cost of a request", "model": profile.model,
             "timeout_seconds": profile.timeout_seconds}  # fmt: skip
     level, pause = (rate, profile.pause_seconds) if profile.model is Model.OPEN else (rate, 1.0)

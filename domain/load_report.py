@@ -146,6 +146,58 @@ class Demand(_Model):
     cores_busy: float
 
 
+class StepFigures(_Model):
+    """One step of the search for the limit."""
+
+    kind: str
+    load: int
+    attempt: int
+    verdict: Verdict
+    reason: str
+    per_second: float
+    p95: float | None
+
+
+class LimitFigures(_Model):
+    """Where the limit lies: users within their objectives.
+
+    Attributes:
+        held: the most users that are known to hold, confirmed for longer.
+        bottleneck, scalability, replicas: sentences; each says so when it cannot be known.
+    """
+
+    verdict: Verdict
+    reason: str
+    low: float | None
+    high: float | None
+    held: int | None
+    most: int
+    steps: tuple[StepFigures, ...]
+    bottleneck: str = ""
+    scalability: str = ""
+    replicas: str = ""
+
+
+class ComparisonFigures(_Model):
+    """Two versions by their runs; ``ratio`` above 1: the later one is slower.
+
+    Attributes:
+        before_runs, after_runs: p95 of each run in milliseconds.
+    """
+
+    before: str
+    after: str
+    verdict: Verdict
+    reason: str
+    ratio: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    noise_floor: float | None
+    before_runs: tuple[float, ...]
+    after_runs: tuple[float, ...]
+
+
 class LoadReport(_Model):
     """The whole account.
 
@@ -176,7 +228,8 @@ class LoadReport(_Model):
     timeline: tuple[Moment, ...] = ()
     generator: Generator | None = None
     demands: tuple[Demand, ...] = ()
-    page: str = ""
+    limit: LimitFigures | None = None
+    comparison: ComparisonFigures | None = None
     error: Mapping[str, Any] | None = None
 
     @property
@@ -206,6 +259,20 @@ class LoadReport(_Model):
                 ("endpoint", "requests", "failed", "per second", "p50", "p95", "p99", "longest"),
                 [_figures_row(figures) for figures in self.endpoints],
             )
+        if self.limit:
+            lines += _table(
+                ("step", "users", "verdict", "per second", "p95", "seen"),
+                [(s.kind, str(s.load), f"{s.verdict.symbol} {s.verdict}", f"{s.per_second:.0f}",
+                  _shown(s.p95), s.reason) for s in self.limit.steps],
+            )  # fmt: skip
+            told = (self.limit.bottleneck, self.limit.scalability, self.limit.replicas)
+            lines += [*(f"- {sentence}" for sentence in told if sentence), ""]
+        if self.comparison:
+            lines += _table(
+                ("version", "p95 of each run"),
+                [(self.comparison.before, _listed(self.comparison.before_runs)),
+                 (self.comparison.after, _listed(self.comparison.after_runs))],
+            )  # fmt: skip
         for title, checks in (("limit", self.limits), ("was it measured right?", self.soundness)):
             if checks:
                 lines += _table(
@@ -213,6 +280,11 @@ class LoadReport(_Model):
                     [(c.name, f"{c.verdict.symbol} {c.verdict}", c.reason) for c in checks],
                 )
         return "\n".join(lines)
+
+
+def outcome_of(verdict: Verdict) -> LoadOutcome:
+    """What a run with this verdict ends with; all that is no verdict on the server is unsound."""
+    return _OUTCOMES.get(verdict, LoadOutcome.UNSOUND)
 
 
 def figures_of(run: Run, judged: LoadVerdict) -> dict[str, Any]:
@@ -233,7 +305,7 @@ def figures_of(run: Run, judged: LoadVerdict) -> dict[str, Any]:
         total.merge(series)
     requests = sum(s.series.requests for s in judged_seconds)
     return {
-        "outcome": _OUTCOMES.get(judged.verdict, LoadOutcome.UNSOUND),
+        "outcome": outcome_of(judged.verdict),
         "reason": judged.reason,
         "partial": bool(run.stopped or run.hopeless),
         "soundness": judged.soundness,
@@ -273,7 +345,7 @@ def _demands(seconds: list[Second], requests: int) -> Iterable[Demand]:
 
 
 def _moments(run: Run) -> Iterable[Moment]:
-    timeline = run.timeline()
+    timeline = [s for s in run.timeline() if s.at < run.profile.seconds]  # then only stragglers
     step = max(1, -(-len(timeline) // MOST_POINTS))
     for first in range(0, len(timeline), step):
         yield _moment(timeline[first : first + step])
@@ -323,11 +395,16 @@ def _figures_row(figures: Figures, mark: str = "") -> tuple[str, ...]:
         str(figures.requests),
         str(figures.failed),
         f"{figures.per_second:.1f}",
-        *(
-            "-" if value is None else f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.2f} s"
-            for value in (figures.p50, figures.p95, figures.p99, figures.longest)
-        ),
+        *map(_shown, (figures.p50, figures.p95, figures.p99, figures.longest)),
     )
+
+
+def _shown(ms: float | None) -> str:
+    return "-" if ms is None else f"{ms:.3g} ms" if ms < 1000 else f"{ms / 1000:.2f} s"
+
+
+def _listed(runs: tuple[float, ...]) -> str:
+    return ", ".join(f"{ms:.3g} ms" for ms in runs)
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

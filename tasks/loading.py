@@ -45,11 +45,19 @@ from domain.load_plan import (
     operations_of,
     workers_for,
 )
-from domain.load_profile import PROFILES, Profile
-from domain.load_report import LoadOutcome, LoadReport, figures_of
+from domain.load_profile import PROFILES, Profile, ramp
+from domain.load_report import (
+    ComparisonFigures,
+    LimitFigures,
+    LoadOutcome,
+    LoadReport,
+    figures_of,
+    outcome_of,
+)
 from domain.load_run import Run, Second, Series
-from domain.load_verdict import hopeless, judge
+from domain.load_verdict import LoadVerdict, hopeless, judge
 from domain.release import BuildRecord
+from domain.verdict import Verdict
 from tasks.load_page import page_of
 from tasks.releasing import run_id
 from tasks.reporting import interrupted
@@ -87,6 +95,21 @@ class LoadAccount:
         self.figures["generator"] = generator.model_copy(
             update={"ceiling_per_second": self.ceiling and round(self.ceiling, 1)}
         )
+
+    def limit_found(self, found: LimitFigures, last: Run, judged_last: LoadVerdict) -> None:
+        """Take over the answer of a search; the figures are those of its last step."""
+        self._answered(last, judged_last, found.verdict, found.reason)
+        self.figures["limit"] = found
+
+    def compared(self, found: ComparisonFigures, last: Run, judged_last: LoadVerdict) -> None:
+        """Take over a comparison; the figures are those of its last run."""
+        self._answered(last, judged_last, found.verdict, found.reason)
+        self.figures["comparison"] = found
+
+    def _answered(self, run: Run, judged_run: LoadVerdict, verdict: Verdict, reason: str) -> None:
+        self.figures = {**figures_of(run, judged_run), "partial": False}
+        del self.figures["outcome"], self.figures["reason"]
+        self.outcome, self.reason = outcome_of(verdict), reason
 
     def report(self) -> LoadReport:
         plan, record = self.plan, self.record
@@ -213,6 +236,19 @@ def plan_load(
     )
     check_limits(plan)
     return record, plan
+
+
+def plan_comparison(
+    platform: Platform, application: str, environment: str
+) -> tuple[BuildRecord, LoadPlan]:
+    """One run of a comparison: short, since the run and not the request is the unit.
+
+    The target is set for each run: a candidate of one version or of the other.
+    """
+    record, plan = plan_load(platform, application, environment, "smoke", 0, "")
+    profile = ramp(100, 2, 20, name="compare", pause_seconds=0.4,
+                   description="100 quick users for 20 seconds, in each run")  # fmt: skip
+    return record, replace(plan, profile=profile)
 
 
 def profile_of(name: str, users: int) -> Profile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect import get_run_logger, runtime
@@ -16,6 +17,7 @@ from domain.application import Strategy
 from domain.contract import check_way_back
 from domain.errors import Failed, NeedsPerson, SlipwayError, UsageError
 from domain.journal import Kind, Outcome, Release, live, previous_live, unfinished
+from domain.load_gate import refusal
 from domain.release import (
     BuildRecord,
     policy_for,
@@ -42,9 +44,30 @@ def run_id() -> str:
 
 
 def refuse_early(platform: Platform, record: BuildRecord, environment: str) -> None:
-    """Say before the tests, and not after, that there is nothing to release."""
+    """Say before the tests, and not after, that there is nothing to release, or not yet.
+
+    Raises:
+        UsageError: it is live already. Failed: SLP188, it has not passed its load test.
+    """
     journal = open_journal(platform, record.application.name, environment)
     refuse_repeat(journal.history(), record.version, record.digest)
+    require_load(platform, record, environment)
+
+
+def require_load(platform: Platform, record: BuildRecord, environment: str) -> None:
+    """Raises Failed SLP188 when the environment asks for a load test that this build lacks."""
+    application = record.application
+    gate = application.environment(environment).require_load
+    if gate is None:
+        return
+    reports = Records(platform.store).load_reports()
+    if why := refusal(reports, application.name, record.digest, gate, datetime.now(UTC)):
+        raise Failed(
+            "SLP188",
+            f"{application.name} {record.version} may not go to {environment} yet: {why}",
+            help=f"run `slipway load {application.name} -e {gate.environment} --profile "
+            f"{gate.profile}`, then release again",
+        )
 
 
 def begin(

@@ -70,7 +70,7 @@ def test_a_profile_above_sixty_percent_of_the_ceiling_is_refused() -> None:
 
 def test_calibration_is_a_small_part_of_the_load() -> None:
     for profile in PROFILES.values():
-        assert calibration_of(profile).expected_rate() <= max(10, profile.expected_rate() / 5)
+        assert calibration_of(profile).expected_rate() <= max(10, profile.expected_rate() / 2)
 
 
 def test_workers_leave_a_core_to_the_application() -> None:
