@@ -11,7 +11,7 @@ READY := $(VENV)/.slipway-ready
 
 .PHONY: help install demo test test-slow lint bench up down clean
 help:
-	@echo "make demo   ship a real application twice, with users on it (about 5 minutes the first time)"
+	@echo "make demo   ship a real application twice, with users on it (about 8 minutes the first time)"
 	@echo "make up     start the sandbox;  make down  stop it and leave nothing behind"
 	@echo "make test   run the tests (make test-slow the long ones);  make lint  check style, types and import rules"
 	@echo "make bench  run the benchmarks (NAME=release for one); results in .slipway/bench/"

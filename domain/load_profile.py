@@ -200,7 +200,7 @@ PROFILES: dict[str, Profile] = {
         ),
         ramp(2000, 60, 2 * 3600, name="soak",
              description="2,000 users for two hours: what leaks, and what fills up?"),
-        ramp(2000, 10, 20, name="breakpoint",
+        ramp(4000, 10, 20, name="breakpoint",
              description="The step that the search for the limit repeats with other numbers."),
         ramp(100, 5, 60, name="open", model=Model.OPEN,
              description="100 arrivals a second for a minute, whatever the server does."),

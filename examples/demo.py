@@ -37,28 +37,30 @@ class DemoFailed(Exception):
 def main() -> int:
     began = time.monotonic()
     os.chdir(ROOT)
-    say("1/10", "start the sandbox: Prefect, PostgreSQL, Redis, Traefik, a cluster")
+    say("1/11", "start the sandbox: Prefect, PostgreSQL, Redis, Traefik, a cluster")
     up = slipway("up")
     addresses = up["addresses"]
     first, second, bad, good = prepare_sources()
-    say("2/10", f"release {APPLICATION} 1.0.0 to {ENVIRONMENT}")
+    say("2/11", f"release {APPLICATION} 1.0.0 to {ENVIRONMENT}")
     releases = [ship(first)]
-    say("3/10", f"{USERS} users sign in, look for foods and log meals, from now to the end")
+    say("3/11", f"{USERS} users sign in, look for foods and log meals, from now to the end")
     with users(addresses["edge_web"]) as traffic:
-        say("4/10", f"release {APPLICATION} 1.1.0 under that traffic: a new table, blue-green")
+        say("4/11", f"release {APPLICATION} 1.1.0 under that traffic: a new table, blue-green")
         releases.append(ship(second))
-        say("5/10", "go back to 1.0.0 and forward to 1.1.0 again")
+        say("5/11", "go back to 1.0.0 and forward to 1.1.0 again")
         releases += [go_back(), go_back()]
     with users(addresses["edge_web"]) as canaries:
-        say("6/10", "release 1.2.0 as a canary: 1 in 20 of its answers is an error, in production only")
+        say("6/11", "release 1.2.0 as a canary: 1 in 20 of its answers is an error, in production only")
         releases.append(caught(slipway("release", str(bad), *WHERE, expected=1)))
-        say("7/10", "release 1.2.1 as a canary: the same, repaired")
+        say("7/11", "release 1.2.1 as a canary: the same, repaired")
         releases.append(ship(good))
-    say("8/10", "back up what the users wrote, and prove it by restoring it from three places")
+    say("8/11", "back up what the users wrote, and prove it by restoring it from three places")
     saved = slipway("backup", APPLICATION, *WHERE)
-    say("9/10", "45 nights of such backups under a policy of 30 days, with a clock of their own")
+    say("9/11", "45 nights of such backups under a policy of 30 days, with a clock of their own")
     expired = slipway("expire", APPLICATION, *WHERE, "--simulate", "45")
-    say("10/10", "count")
+    say("10/11", "10,000 users for a minute, after a minute in which they come")
+    loaded = slipway("load", APPLICATION, *WHERE, "--profile", "10k", expected=None)
+    say("11/11", "count")
     harmed = releases[-2]["failed_requests"]
     kept = traffic["failed_requests"] == 0 and canaries["failed_requests"] <= harmed
     result = {
@@ -72,6 +74,7 @@ def main() -> int:
         "users_during_canaries": canaries,
         "releases": releases,
         "backup": {key: saved[key] for key in ("outcome", "point", "data_time", "copies")},
+        "load": {key: loaded.get(key) for key in ("outcome", "reason", "exit_code", "page")},
         "expiry": {key: expired[key] for key in ("simulated", "nights", "lines", "summary")},
     }
     STATE.mkdir(exist_ok=True)
@@ -121,11 +124,11 @@ def promoted(report: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
-def slipway(*arguments: str, expected: int = 0) -> dict[str, Any]:
+def slipway(*arguments: str, expected: int | None = 0) -> dict[str, Any]:
     """Run one command; its talk goes to the screen, its result comes back.
 
     Args:
-        expected: the exit code that it must end with.
+        expected: the exit code that it must end with; None: any, the result tells.
     """
     print(f"\n$ slipway {' '.join(arguments)}", flush=True)
     done = subprocess.run(
@@ -135,7 +138,7 @@ def slipway(*arguments: str, expected: int = 0) -> dict[str, Any]:
         document = json.loads(done.stdout)
     except ValueError:
         document = {}
-    if done.returncode != expected or not isinstance(document, dict):
+    if expected not in (done.returncode, None) or not isinstance(document, dict):
         raise DemoFailed(f"`slipway {arguments[0]}` ended with code {done.returncode}")
     return document
 
@@ -209,6 +212,8 @@ def show(result: dict[str, Any]) -> None:
         f" back {bad['rollback_seconds']:.1f} s later; only its own {bad['failed_requests']} errors"
         " reached users"
     )
+    load = result["load"]
+    print(f"\n10,000 users: {load['outcome']}: {load['reason']}\n  {load['page']}")
     copies = result["backup"]["copies"]
     print(
         f"\nbackup of {result['backup']['data_time'][:19]} UTC: "

@@ -104,6 +104,10 @@ class Recorder:
         """A connection got an answer for the first time."""
         self._now.answered += 1
 
+    def cut_off(self) -> None:
+        """The run was ended while this request was under way; nothing is known of it."""
+        self.in_flight -= 1
+
     def repeated(self) -> None:
         """A request was dropped without an answer, and sent once more."""
         self._now.repeated += 1

@@ -76,6 +76,8 @@ class Listener(Protocol):
 
     def repeated(self) -> None: ...
 
+    def cut_off(self) -> None: ...
+
     def finished(
         self, name: str, due: float, sent: float, done: float, failure: str, size: int
     ) -> None: ...
@@ -214,14 +216,12 @@ class Session:
             done = monotonic()
             if answer.status == 0:
                 self.close()
-            self._listener.finished(
-                f"{method} {name or path.partition('?')[0]}",
-                sent if due is None else due,
-                sent,
-                done,
-                answer.failure or ("" if answer.status else "cut off by the end of the run"),
-                len(answer.body),
-            )
+            if answer.status or answer.failure:
+                what = f"{method} {name or path.partition('?')[0]}"
+                at = sent if due is None else due
+                self._listener.finished(what, at, sent, done, answer.failure, len(answer.body))
+            else:
+                self._listener.cut_off()
         return answer
 
     def close(self) -> None:

@@ -75,11 +75,18 @@ class Visitor(User):
         except StopUser:
             return
         self.recorder.users += 1
+        if type(self).on_start is not User.on_start:
+            # To come is a thing of its own, with a pause after it: else a ramp is twice the load.
+            self.on_start = self._come_and_pause  # type: ignore[method-assign]
         try:
             self.run()  # type: ignore[no-untyped-call]
         finally:
             self.recorder.users -= 1
             self.client.close()
+
+    def _come_and_pause(self) -> None:
+        type(self).on_start(self)
+        gevent.sleep(self.wait_time())
 
     def wait_time(self) -> float:
         """Asked by Locust between two tasks; seconds until the next thing is due."""

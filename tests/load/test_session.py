@@ -38,6 +38,8 @@ class Told:
     def repeated(self) -> None:
         self.twice += 1
 
+    def cut_off(self) -> None: ...
+
     def finished(
         self, name: str, due: float, sent: float, done: float, failure: str, size: int
     ) -> None:
