@@ -37,8 +37,9 @@ class Soundness:
     """What the measuring may be wrong by; the reasons are in docs/load.md.
 
     Attributes:
-        lag_seconds: how late the 99th percentile of requests may leave; a tenth of the
-            latency limit when that is more.
+        lag_seconds: how late the 99th percentile of requests may leave; a quarter of the
+            latency limit when that is more. Latency counts from the due time, so lateness makes
+            the server look worse and never better.
         loop_seconds: how late the 99th percentile of timers may be.
         dispersion: variance over mean of sends in bins of 10 ms, 100 ms and 1 s.
         worker_cpu: of one core, over a judged phase.
@@ -155,7 +156,7 @@ def _generator(
     for second in seconds:
         lag.merge(second.lag)
         loop.merge(second.loop)
-    allowed = max(bounds.lag_seconds, objectives.p95.total_seconds() / 10)
+    allowed = max(bounds.lag_seconds, objectives.p95.total_seconds() / 4)
     yield _upper("schedule kept", lag, allowed, "the generator was the limit: requests left late")
     words = "the generator was the limit: its timers were late"
     yield _upper("event loop", loop, bounds.loop_seconds, words)
@@ -282,11 +283,9 @@ def _limits(where: str, blocks: Sequence[Series], objectives: Objectives) -> Ite
     limit = objectives.p95.total_seconds()
     interval = _interval([series.response for series in blocks], 0.95)
     if interval is None:
-        need = least_samples(0.95)
         verdict = Verdict.TOO_FEW if requests else Verdict.NO_DATA
         yield Check(name=f"p95 {where}", verdict=verdict,
-                    reason=f"{requests} requests in {len(blocks)} stretches {where}; a p95 needs "
-                    f"{need} or more, in {LEAST_BLOCKS} or more", limit=limit,
+                    reason=_why_no_interval(where, requests, len(blocks)), limit=limit,
                     samples=requests)  # fmt: skip
         return
     yield _latency(f"p95 {where}", _p95(blocks), interval, limit, requests)
@@ -304,6 +303,16 @@ def _dropped(name: str, seconds: Sequence[Second], objectives: Objectives) -> It
                     "was closed after the request and before an answer",
                     value=dropped / requests, limit=objectives.error_rate,
                     samples=requests)  # fmt: skip
+
+
+def _why_no_interval(where: str, requests: int, blocks: int) -> str:
+    need = least_samples(0.95)
+    if requests < need or blocks < LEAST_BLOCKS:
+        return (
+            f"{requests} requests in {blocks} stretches {where}; a p95 needs {need} or more, in "
+            f"{LEAST_BLOCKS} or more"
+        )
+    return f"the seconds {where} are too unlike for an interval of the p95; measure longer"
 
 
 def _failures(

@@ -115,10 +115,13 @@ def _weighed(judged: LoadVerdict) -> tuple[Verdict, str]:
 
 
 def _profile(plan: LoadPlan, step: Step, objectives: Objectives) -> Profile:
-    """Long enough for the requests that it takes to see a share of errors as small as the limit."""
+    """Long enough for the requests that it takes to see a share of errors as small as the limit.
+
+    What was too little is repeated for longer.
+    """
     limit = min(objectives.error_rate, 1 - objectives.availability) or 0.001
     needed = 1.3 * 3.7 / limit * plan.profile.pause_seconds / step.load
-    shortest = 60.0 if step.kind is StepKind.HOLD else 20.0
+    shortest = step.attempt * (60.0 if step.kind is StepKind.HOLD else 30.0)
     steady = float(ceil(min(180.0, max(shortest, needed))))
     return ramp(step.load, max(5.0, step.load / USERS_A_SECOND), steady, name="breakpoint",
                 description=f"{step.kind} {step.load} users",

@@ -263,6 +263,7 @@ def test_secrets_are_named_with_their_times() -> None:
     assert facts.inventory["left_out"] == {"missing": 1}
 
 
+@pytest.mark.slow
 def test_a_planted_secret_of_prefect_is_nowhere_in_the_dump() -> None:
     from prefect.blocks.system import Secret
     from prefect.testing.utilities import prefect_test_harness

@@ -142,6 +142,7 @@ def test_wrong_keys_are_found_before_they_are_needed(world: World, shipped: App)
     assert "does not open" in made.reason
 
 
+@pytest.mark.slow
 def test_a_restored_database_has_backups_of_its_own(world: World, shipped: App) -> None:
     """plugin-barman-cloud#263: a restored copy wrote into production's backups."""
     first = run(world, backup, shipped)
@@ -163,6 +164,7 @@ def test_a_restored_database_has_backups_of_its_own(world: World, shipped: App) 
         assert len(kept) == 1
 
 
+@pytest.mark.slow
 def test_the_night_takes_care_of_all_that_is_live(world: World, shipped: App) -> None:
     stale = nightly("watch", shipped.name, return_state=True)
     assert stale.is_failed() and shipped.name in stale.message
