@@ -24,7 +24,15 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from google.oauth2 import service_account
 from requests.exceptions import RequestException
 
-from blocks.object_store import AlreadyExists, Changed, Content, Locked, Stat, UploadedPart
+from blocks.object_store import (
+    AlreadyExists,
+    Changed,
+    Content,
+    Locked,
+    Stat,
+    UploadedPart,
+    folder_of,
+)
 from domain.errors import Failed, SlipwayError, Unauthorised, UsageError
 
 _HIDDEN = ".slipway-parts"
@@ -126,8 +134,10 @@ class GcsStore:
             found = [
                 _stat(blob)
                 for blob in self._client.list_blobs(
-                    self._bucket, prefix=f"{prefix.rstrip('/')}/", retry=self._retry
+                    self._bucket, prefix=folder_of(prefix), retry=self._retry
                 )
+                # Parts of unfinished uploads are no objects, but where they are asked for.
+                if prefix.startswith(_HIDDEN) or not blob.name.startswith(f"{_HIDDEN}/")
             ]
         return iter(sorted(found, key=lambda stat: stat.key))
 

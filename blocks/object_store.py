@@ -123,7 +123,10 @@ class ObjectStore(Protocol):
         ...
 
     def scan(self, prefix: str) -> Iterator[Stat]:
-        """The same with what the store says of each, sorted by key; no data is read."""
+        """The same with what the store says of each, sorted by key; no data is read.
+
+        An empty prefix stands for everything.
+        """
         ...
 
     def stat(self, key: str) -> Stat | None: ...
@@ -157,3 +160,9 @@ class ObjectStore(Protocol):
     def clock(self) -> datetime:
         """The store's own time."""
         ...
+
+
+def folder_of(prefix: str) -> str:
+    """What keys below a prefix begin with: a prefix is a folder, so ``a`` does not find ``ab``."""
+    folder = prefix.rstrip("/")
+    return f"{folder}/" if folder else ""

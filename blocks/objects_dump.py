@@ -81,6 +81,8 @@ class ObjectsSource:
         self._objects, self._prefix, self._place = objects, prefix, place
         self._store, self._previous, self._pooled = store, previous, pooled
         self._tries = tries
+        self.needed: set[str] = set()
+        """Hashes of the contents that the last dump refers to; whole when it has ended."""
 
     @contextmanager
     def open(self) -> Iterator[ObjectsStream]:
@@ -88,6 +90,7 @@ class ObjectsSource:
         at = self._objects.clock()
         tally = Tally()
         writer = IndexWriter(self._place)
+        self.needed = set()
         yield ObjectsStream(self._pieces(writer, tally), writer, tally, at)
 
     def _pieces(self, writer: IndexWriter, tally: Tally) -> Iterator[bytes]:
@@ -100,12 +103,14 @@ class ObjectsSource:
                     continue
                 if change.kind is ChangeKind.UNCHANGED and saved and self._pooled(saved.sha256):
                     tally.unchanged += 1
+                    self.needed.add(saved.sha256)
                     yield writer.add(saved)
                 elif (read := self._save(seen, tally)) is None:
                     tally.vanished += 1
                 else:
                     tally.new += change.kind is ChangeKind.NEW
                     tally.changed += change.kind is not ChangeKind.NEW
+                    self.needed.add(read.sha256)
                     yield writer.add(read)
         yield writer.end()
 

@@ -66,6 +66,11 @@ class Platform(Block):
         description="By location: access_key and secret_key (S3), or the JSON of a service "
         "account (GCS); without, the machine's own.",
     )
+    object_stores: list[BackupLocation] = Field(
+        default_factory=list,
+        description="Object storage of applications, by the names that they use; credentials as "
+        "for backup locations, by the same names.",
+    )
     backup_bytes_per_second: int = Field(0, description="Limit of all uploads together; 0: none.")
     restore_url: SecretStr = Field(
         SecretStr(""), description="PostgreSQL that `slipway restore` makes databases in."
@@ -118,6 +123,22 @@ class Platform(Block):
         return tuple(
             Vault(where.name, open_store(where, secrets.get(where.name)), lineage)
             for where in self.backup_locations
+        )
+
+    def object_store(self, name: str) -> ObjectStore:
+        """A store that applications know by name.
+
+        Raises:
+            UsageError: SLP151, the platform has none of that name.
+        """
+        for where in self.object_stores:
+            if where.name == name:
+                return open_store(where, self.backup_credentials.get_secret_value().get(name))
+        known = ", ".join(where.name for where in self.object_stores) or "none"
+        raise UsageError(
+            "SLP151",
+            f"the platform has no object store named {name!r}; it has {known}",
+            help="name it in the `object_stores` of its Slipway Platform block",
         )
 
     @property

@@ -21,7 +21,15 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from blocks.object_store import AlreadyExists, Changed, Content, Locked, Stat, UploadedPart
+from blocks.object_store import (
+    AlreadyExists,
+    Changed,
+    Content,
+    Locked,
+    Stat,
+    UploadedPart,
+    folder_of,
+)
 from domain.errors import Failed, SlipwayError, Unauthorised, UsageError
 
 if TYPE_CHECKING:
@@ -140,7 +148,7 @@ class S3Store:
     def scan(self, prefix: str) -> Iterator[Stat]:
         """The whole listing is fetched before the first entry is given out."""
         found: list[Stat] = []
-        asked: dict[str, Any] = {**self._there, "Prefix": f"{prefix.rstrip('/')}/"}
+        asked: dict[str, Any] = {**self._there, "Prefix": folder_of(prefix)}
         while True:
             with self._asking(f"list {prefix}", listing=True):
                 page = self._s3.list_objects_v2(**asked)

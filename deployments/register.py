@@ -117,6 +117,7 @@ async def save_platform(addresses: Mapping[str, str], keys: Mapping[str, tuple[s
         ui_url=addresses["prefect_ui"],
         restore_url=addresses["database_gcp_url"],
         backup_locations=backup_locations(addresses),
+        object_stores=object_stores(addresses),
         backup_recipients={name: public for name, (public, _) in keys.items()},
         backup_keys={name: key for name, (_, key) in keys.items() if name not in OFFLINE},
     )
@@ -136,6 +137,17 @@ def backup_locations(addresses: Mapping[str, str]) -> list[BackupLocation]:
         s3("aws-second-region", "slipway-backups-2", "us-west-2"),
         BackupLocation(name="gcp", kind="gcs", bucket="slipway-backups-gcp",
                        endpoint=addresses["gcs_endpoint"], create=True),
+    ]  # fmt: skip
+
+
+def object_stores(addresses: Mapping[str, str]) -> list[BackupLocation]:
+    """What applications of the sandbox may keep their objects in."""
+    from blocks.backup_locations import BackupLocation
+
+    return [
+        BackupLocation(name=name, kind="s3", bucket=f"slipway-{name}", region="eu-west-1",
+                       endpoint=addresses["s3_endpoint"], create=True)
+        for name in ("uploads", "uploads-restored")
     ]  # fmt: skip
 
 

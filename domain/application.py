@@ -189,6 +189,13 @@ class FeatureFlags(_Model):
                 yield ("flags", "carry", name), problem
 
 
+class ObjectsToSave(_Model):
+    """The application's own object storage."""
+
+    store: Name = Field(description="Name of the store, as the platform block has it.")
+    prefix: str = Field("", description="Only what is below it; empty: all.")
+
+
 class Backups(_Model):
     """What is saved every night, for how long, and what counts as proved."""
 
@@ -212,6 +219,9 @@ class Backups(_Model):
         "when the application can work with it.",
     )
     service: Name | None = Field(None, description="Whose bundle runs it; the first by default.")
+    objects: ObjectsToSave | None = Field(
+        None, description="Object storage to save as well; unchanged objects are not read again."
+    )
 
 
 class Load(_Model):

@@ -875,6 +875,14 @@ CATALOGUE: dict[str, Page] = {
             "Give the name of a new database, or `secret:BLOCK`.",
         ),
         Page(
+            "SLP151",
+            "no such object store",
+            2,
+            "application.yaml, or the target of a restore, names a store that the platform block "
+            "does not have.",
+            "Name it under `object_stores` of the Slipway Platform block, or correct the name.",
+        ),
+        Page(
             "SLP180",
             "the target of the load test cannot be reached",
             1,

@@ -356,8 +356,16 @@ class Lineage:
         """That the member is whole."""
         return f"{self.folder(point)}/{kind}.json"
 
+    @property
+    def pool_root(self) -> str:
+        return f"{self.root}/pool"
+
     def pool(self, sha256: str) -> str:
-        return f"{self.root}/pool/{sha256[:2]}/{sha256}"
+        return f"{self.pool_root}/{sha256[:2]}/{sha256}"
+
+    def needs(self, point: str) -> str:
+        """Hashes of the contents in the pool that a point cannot do without."""
+        return f"{self.folder(point)}/objects.needs"
 
     def proofs(self, point: str) -> str:
         return f"{self.root}/proofs/{point}"

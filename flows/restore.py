@@ -14,7 +14,7 @@ from tasks.accounts import Account, accounted
 from tasks.alerts import ALERTS
 from tasks.naming import run_name
 from tasks.proving import needed_rung
-from tasks.restoring import choose_copy, restore_database
+from tasks.restoring import OBJECTS, choose_copy, restore_database, restore_objects
 from tasks.saving import live_release, vaults_of
 
 
@@ -36,7 +36,8 @@ def restore(
     Args:
         environment: Whose backups.
         application: Name of the application.
-        to: Name of a new database on the platform's restore server, or secret:BLOCK.
+        to: Name of a new database on the platform's restore server, or secret:BLOCK, or
+            objects:STORE for the objects of the point.
         point: Number of a point, or "newest": the newest that is proved. Those of a restored
             database are named with their lineage: "restored-00000042/3".
         replace: Take the place of a database that is not empty; it is kept under another name.
@@ -55,7 +56,10 @@ def restore(
             chosen.copy.point,
             manifest.data_time if manifest else None,
         )
-        account.lines = restore_database(target, chosen, to, replace=replace)
+        if to.startswith(OBJECTS):
+            account.lines = restore_objects(target, chosen, to.removeprefix(OBJECTS))
+        else:
+            account.lines = restore_database(target, chosen, to, replace=replace)
         account.reason = f"restored {chosen.sentence()}, into {to}"
         account.outcome = BackupOutcome.RESTORED
     return account.state()

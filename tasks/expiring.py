@@ -10,10 +10,11 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from blocks.object_store import Locked
+from blocks.objects_pool import Pool
 from blocks.vault import Vault
 from domain.backup_report import CopyReport
 from domain.errors import Failed, SlipwayError
-from domain.recovery import Copy, CopyState, Rung, Tombstone, sequence_of
+from domain.recovery import Copy, CopyState, MemberKind, Rung, Tombstone, sequence_of
 from domain.retention import (
     ALL,
     Act,
@@ -33,18 +34,37 @@ def snapshot(
 ) -> Location:
     """What one location has; a listing that failed is a snapshot with a problem."""
     try:
-        points = [_point(copy, needed, is_running) for copy in vault.copies()]
+        pool = Pool(vault)
+        copies = vault.copies()
+        needs = {copy.point: _needs(pool, copy) for copy in copies}
+        points = [_point(copy, needed, is_running, needs[copy.point]) for copy in copies]
         return Location(
             name=vault.location,
             points=points,
             clock=vault.store.clock(),
+            # Where one point does not say what it needs, every content may be it.
+            pool=() if None in needs.values() else tuple(sorted(pool.contents().items())),
             frozen=vault.held(ALL),
         )
     except SlipwayError as error:
         return Location(vault.location, (), now, problem=error.cause)
 
 
-def _point(copy: Copy, needed: Rung, is_running: Callable[[str], bool]) -> Point:
+def _needs(pool: Pool, copy: Copy) -> frozenset[str] | None:
+    """What a point needs of the pool; None when it does not say so and may need anything."""
+    if copy.manifest is None:
+        return frozenset() if copy.state is CopyState.PARTIAL else None
+    if copy.manifest.member(MemberKind.OBJECTS) is None:
+        return frozenset()
+    return pool.needs(copy.point)
+
+
+def _point(
+    copy: Copy,
+    needed: Rung,
+    is_running: Callable[[str], bool],
+    needs: frozenset[str] | None,
+) -> Point:
     manifest, partial = copy.manifest, copy.state is CopyState.PARTIAL
     assert copy.stored_at is not None
     return Point(
@@ -58,6 +78,7 @@ def _point(copy: Copy, needed: Rung, is_running: Callable[[str], bool]) -> Point
         running=partial and bool(copy.run) and is_running(copy.run),
         tombstoned_at=copy.tombstoned_at,
         bytes=manifest.stored_bytes if manifest else 0,
+        needs=needs or frozenset(),
     )
 
 
@@ -129,6 +150,22 @@ def apply(vault: Vault, planned: Plan, now: datetime, warn: Callable[..., None])
             if error.code != "SLP112":
                 raise
             left.append(error.cause)
+    if not left:  # what stays against the plan may need any of them
+        left += _remove_contents(vault, planned)
     for line in left:
         warn("%s", line)
+    return left
+
+
+def _remove_contents(vault: Vault, planned: Plan) -> list[str]:
+    """Contents that no point needs any more."""
+    pool = Pool(vault)
+    left: list[str] = []
+    for content in planned.pool:
+        if vault.held(ALL):
+            return [*left, "everything is held: contents of the pool stay"]
+        try:
+            pool.remove(content)
+        except Locked as error:
+            left.append(f"content {content[:12]} is locked by the store: {error}")
     return left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ from prefect.cache_policies import NO_CACHE
 from blocks import sealing
 from blocks.commands import Ended
 from blocks.disposable_postgres import DisposableServer
+from blocks.objects_dump import read_index
+from blocks.objects_pool import Pool
 from blocks.platform import Platform
 from blocks.postgres_proof import PostgresProof, prove, prove_verifier, server_for, verifier_verdict
 from blocks.records import Records
@@ -41,6 +44,8 @@ from tasks.releasing import run_id
 from tasks.restoring import recorded_inventory
 
 _PIECE_BYTES = 1 << 20
+_SAMPLED_CONTENTS = 50
+"""Read whole and hashed in each proof; that all of them are there is seen from the listing."""
 _SAMPLE_ROWS = 20
 _NOT_AS_SAVED = frozenset({"SLP122", "SLP131", "SLP142", "SLP143"})
 
@@ -207,6 +212,8 @@ class Climb:
         for member in self._manifest.stored:
             if member.kind is MemberKind.REDIS:
                 self._count_keys(member)
+            elif member.kind is MemberKind.OBJECTS:
+                self._check_objects(member)
             elif member.kind not in (MemberKind.POSTGRES, MemberKind.GLOBALS):
                 self._read_whole(member)
 
@@ -219,6 +226,31 @@ class Climb:
                 pass
         if apart := differences(saved, found):
             raise damaged(f"{self._vault.location}: redis", apart[0])
+
+    def _check_objects(self, member: Member) -> None:
+        """The index is the one that was saved, its contents are there, and a sample is whole."""
+        where = f"{self._vault.location}: objects"
+        with self._vault.plain(member, self._keys) as plain:
+            wanted = {saved.sha256: saved.bytes for saved in read_index(plain)}
+        pool = Pool(self._vault)
+        there = pool.sizes()
+        if missing := sorted(wanted.keys() - there.keys()):
+            raise damaged(where, f"{len(missing)} of {len(wanted)} contents are missing in the "
+                          f"pool, {missing[0][:12]} among them")  # fmt: skip
+        if pool.needs(self._manifest.point) != wanted.keys():
+            raise damaged(where, "what retention keeps for it is not what its index needs")
+        chance = random.Random(self._manifest.sequence)
+        for sha256 in chance.sample(sorted(wanted), min(_SAMPLED_CONTENTS, len(wanted))):
+            self._check_content(pool, sha256, wanted[sha256], where)
+
+    def _check_content(self, pool: Pool, sha256: str, size: int, where: str) -> None:
+        hashed, count = hashlib.sha256(), 0
+        with pool.fetch(sha256, self._keys) as content:
+            while piece := content.read(_PIECE_BYTES):
+                hashed.update(piece)
+                count += len(piece)
+        if (count, hashed.hexdigest()) != (size, sha256):
+            raise damaged(where, f"content {sha256[:12]} is not what was saved")
 
     def _read_whole(self, member: Member) -> bytes:
         assert member.part is not None

@@ -12,7 +12,8 @@ from prefect.blocks.system import Secret
 from prefect.cache_policies import NO_CACHE
 from pydantic import ValidationError
 
-from blocks import sealing
+from blocks import objects_dump, sealing
+from blocks.objects_pool import Pool
 from blocks.platform import Platform
 from blocks.postgres import PostgresServer
 from blocks.postgres_programs import Login
@@ -25,6 +26,7 @@ from domain.recovery import MAIN, Copy, CopyState, Member, MemberKind, Rung, new
 from domain.units import format_bytes
 
 _SECRET = "secret:"
+OBJECTS = "objects:"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,35 @@ def choose_copy(
         help="prove it first: `slipway verify APP --point ID`; or accept one that is not with "
         "--accept-unproved",
     )
+
+
+@task(name="restore objects", cache_policy=NO_CACHE)
+def restore_objects(platform: Platform, chosen: Chosen, to: str) -> list[str]:
+    """Write the objects of a point into another store; a second run goes on with the rest.
+
+    Args:
+        to: name of a store of the platform block.
+
+    Raises:
+        UsageError: SLP151, no such store; SLP132, another object has its name.
+        Failed: SLP148, the point holds no objects; SLP134, SLP135, SLP142, SLP143.
+    """
+    manifest = chosen.copy.manifest
+    assert manifest is not None
+    member = manifest.member(MemberKind.OBJECTS)
+    if member is None:
+        raise Failed("SLP148", f"point {manifest.sequence} holds no objects",
+                     help="see `slipway backups APP` for what each point holds")  # fmt: skip
+    target = platform.object_store(to)
+    secrets = platform.backup_keys.get_secret_value()
+    keys = [sealing.identity(str(s), n) for n, s in secrets.items() if n in manifest.recipients]
+    pool = Pool(chosen.vault)
+    with chosen.vault.plain(member, keys) as index:
+        done = objects_dump.restore(index, lambda sha256: pool.fetch(sha256, keys), target)
+    return [
+        f"{done.written} objects written to {to}, {done.present} were there already",
+        f"{format_bytes(done.bytes)} in all",
+    ]
 
 
 def _is(copy: Copy, point: str) -> bool:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 from prefect import get_run_logger, task
@@ -18,19 +19,23 @@ from blocks import sealing
 from blocks.dump import Source
 from blocks.kubernetes_dump import LocalClusterSource, SecretsSource, prefect_secret
 from blocks.object_store import AlreadyExists
+from blocks.objects_dump import ObjectsSource, Open
+from blocks.objects_pool import Pool
 from blocks.platform import Platform
 from blocks.postgres import database_name
 from blocks.postgres_dump import GlobalsSource, PostgresSource, beat
 from blocks.records import Records
 from blocks.redis_dump import RedisSource
-from blocks.sealing import Pace
+from blocks.sealing import Pace, damaged
 from blocks.vault import Vault, copy_part
+from domain.application import ObjectsToSave
 from domain.backup_report import CopyReport, KeyReport, described
 from domain.errors import Failed, SlipwayError, UsageError
 from domain.journal import Release, live
 from domain.recovery import (
     MAIN,
     Claim,
+    CopyState,
     Lineage,
     Manifest,
     Member,
@@ -233,8 +238,47 @@ def sources(platform: Platform, saving: Saving) -> list[Source | Member]:
         found.append(SecretsSource(dict(declared.secrets), prefect_secret))
     else:
         found.append(_skipped(MemberKind.SECRETS, "the environment names no secrets"))
-    found.append(_skipped(MemberKind.OBJECTS, "no object storage is saved yet"))
+    if application.backups.objects:
+        found.append(_objects_source(platform, saving, application.backups.objects))
+    else:
+        found.append(_skipped(MemberKind.OBJECTS, "the application declares no object storage"))
     return found
+
+
+def _objects_source(platform: Platform, saving: Saving, declared: ObjectsToSave) -> ObjectsSource:
+    """Built upon the newest index that can be read; without a key at hand all is read again.
+
+    Raises:
+        UsageError: SLP151.
+    """
+    pool = Pool(saving.primary)
+    to = sealing.recipients(tuple(saving.recipients.values()))
+    there = frozenset(pool.contents())
+
+    def store(sha256: str, content: Open) -> None:
+        pool.put(sha256, content, to, locked_until=saving.locked_until, pace=saving.pace)
+
+    return ObjectsSource(
+        platform.object_store(declared.store),
+        declared.prefix,
+        place=f"{declared.store}/{declared.prefix}",
+        store=store,
+        previous=_index_before(platform, saving.primary),
+        pooled=there.__contains__,
+    )
+
+
+def _index_before(platform: Platform, vault: Vault) -> Open | None:
+    secrets = platform.backup_keys.get_secret_value()
+    for copy in reversed(vault.copies()):
+        manifest = copy.manifest
+        member = manifest.member(MemberKind.OBJECTS) if manifest else None
+        if copy.state is not CopyState.COMPLETE or manifest is None or member is None:
+            continue
+        keys = [sealing.identity(str(s), n) for n, s in secrets.items() if n in manifest.recipients]
+        if keys:
+            return partial(vault.plain, member, keys)
+    return None
 
 
 def _skipped(kind: MemberKind, reason: str) -> Member:
@@ -267,6 +311,8 @@ def save_member(platform: Platform, saving: Saving, source: Source) -> Member:
             locked_until=saving.locked_until, pace=saving.pace, progress=shown.told,
         )  # fmt: skip
         facts = stream.facts()
+    if isinstance(source, ObjectsSource):
+        Pool(vault).keep_needs(saving.point, source.needed)
     member = Member(kind=kind, part=sealed.part, plain_bytes=sealed.plain_bytes, facts=facts)
     get_run_logger().info(
         "%s: %s saved as %s",
@@ -332,6 +378,7 @@ def copy_point(saving: Saving, target: Vault, manifest: Manifest) -> CopyReport 
                 assert member.part is not None
                 copy_part(saving.primary, target, member.part, locked_until=saving.locked_until,
                           pace=saving.pace, progress=shown.told)  # fmt: skip
+            copy_contents(saving, target, manifest)
             target.commit(manifest, saving.locked_until)
     except SlipwayError as error:
         get_run_logger().error("copy to %s: %s", target.location, error)
@@ -342,6 +389,24 @@ def copy_point(saving: Saving, target: Vault, manifest: Manifest) -> CopyReport 
             seconds=round(time.monotonic() - began, 3),
         )
     return None
+
+
+def copy_contents(saving: Saving, target: Vault, manifest: Manifest) -> None:
+    """The contents that a point needs, as far as the location lacks them; then what it needs.
+
+    Raises:
+        Failed: SLP143, the source lacks one, or does not know what the point needs.
+    """
+    if manifest.member(MemberKind.OBJECTS) is None:
+        return
+    source, here = Pool(saving.primary), Pool(target)
+    needed = source.needs(manifest.point)
+    if needed is None:
+        where = f"{saving.primary.location}: {saving.primary.lineage.needs(manifest.point)}"
+        raise damaged(where, "the list of the contents that the point needs is missing")
+    for sha256 in sorted(needed - here.contents().keys()):
+        here.copy_from(source, sha256, locked_until=saving.locked_until, pace=saving.pace)
+    here.keep_needs(manifest.point, needed)
 
 
 class Shown:

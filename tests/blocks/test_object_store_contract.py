@@ -137,6 +137,18 @@ def test_a_stat_says_what_is_there_without_reading_it(store: ObjectStore) -> Non
     assert abs(scanned.modified_at - seen.modified_at) <= timedelta(seconds=1)
 
 
+def test_an_empty_prefix_is_everything_and_a_prefix_is_a_folder(store: ObjectStore) -> None:
+    """S3 takes "/" for a name that begins so, and would have found nothing to save."""
+    for key in ("a/b", "ab/c", "d"):
+        store.create(key, b"")
+    assert store.list("") == ("a/b", "ab/c", "d")
+    assert store.list("a") == store.list("a/") == ("a/b",)
+    upload = store.upload("big")
+    upload.put(1, b"x" * 10)
+    assert store.list("") == ("a/b", "ab/c", "d")
+    upload.abort()
+
+
 def test_a_version_changes_with_the_content(store: ObjectStore) -> None:
     store.create("a/b", b"1")
     first = store.stat("a/b")

@@ -10,7 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from blocks.object_store import AlreadyExists, Changed, Content, Locked, Stat, UploadedPart
+from blocks.object_store import (
+    AlreadyExists,
+    Changed,
+    Content,
+    Locked,
+    Stat,
+    UploadedPart,
+    folder_of,
+)
 from domain.errors import Failed
 
 
@@ -60,7 +68,7 @@ class MemoryStore:
         return tuple(stat.key for stat in self.scan(prefix))
 
     def scan(self, prefix: str) -> Iterator[Stat]:
-        start = f"{prefix.rstrip('/')}/"
+        start = folder_of(prefix)
         return iter([self.objects[k].stat for k in sorted(self.objects) if k.startswith(start)])
 
     def stat(self, key: str) -> Stat | None:
