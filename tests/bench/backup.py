@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pyrage
@@ -27,16 +28,23 @@ from run import Case
 from blocks import sealing
 from blocks.disposable_postgres import DisposableServer
 from blocks.file_store import FileStore
+from blocks.object_store import ObjectStore
+from blocks.objects_dump import ObjectsSource
+from blocks.objects_pool import Pool
 from blocks.postgres_dump import PostgresSource
 from blocks.postgres_restore import restore
+from blocks.vault import Vault
 from domain.pg_inventory import Inventory
-from domain.recovery import CopyState, Part
+from domain.recovery import CopyState, Lineage, Member, MemberKind, Part
 from domain.retention import Location, Point, Policy, plan, violations
+from tests.kit.faulty_store import FaultyStore
+from tests.kit.memory_store import MemoryStore
 
 RUNS = 3
 GIGABYTE_SCALE = 68  # pgbench -s: about 15 MB of table and index each
 SMALL_SCALE, LARGE_SCALE = 7, 272
 MIB = 1 << 20
+OBJECTS = 100_000
 
 
 def run() -> list[Case]:
@@ -48,7 +56,7 @@ def run() -> list[Case]:
             major=18, lifetime_seconds=3000, tcp=True, folder=place / "servers"
         ) as server:
             cases = [*_compared(server, place, str(key.to_public())), _memory(server, place)]
-    return [*cases, _retention()]
+    return [*cases, _retention(), _increment(key)]
 
 
 def _compared(server: DisposableServer, place: Path, public: str) -> list[Case]:
@@ -118,6 +126,49 @@ def _retention() -> Case:
     case.met = case.ours < 10 and not broken
     case.note = f"{planned.summary()}, with the check of what would be left"
     return case
+
+
+def _increment(key: pyrage.x25519.Identity) -> Case:
+    """The second night over the same objects, by the source, the seal and the pool of the flow."""
+    case = Case(name="nightly increment over 100,000 unchanged objects", unit="s",
+                goal="lists only, no data read")  # fmt: skip
+    objects = MemoryStore()
+    for number in range(OBJECTS):
+        objects.create(f"img/{number:06d}", b"picture %d" % (number % 1000))
+    vault = Vault("bench", MemoryStore(), Lineage("bench", "bench"))
+    first = _saved_objects(objects, vault, "00000001", key, None)
+    watched = FaultyStore(objects)
+    began = time.perf_counter()
+    second = _saved_objects(watched, vault, "00000002", key, first)
+    case.ours = round(time.perf_counter() - began, 2)
+    read = [call for call in watched.calls if call[0] in ("open", "read")]
+    assert second.facts is not None
+    seen = second.facts.inventory["since_before"]
+    case.met = not read and seen["read_bytes"] == 0 and seen["unchanged"] == OBJECTS
+    case.note = f"{seen['unchanged']:,} unchanged, {seen['read_bytes']} bytes read"
+    return case
+
+
+def _saved_objects(
+    objects: ObjectStore, vault: Vault, point: str, key: pyrage.x25519.Identity,
+    before: Member | None,
+) -> Member:  # fmt: skip
+    pool, to = Pool(vault), [key.to_public()]
+    source = ObjectsSource(
+        objects, "", place="bench",
+        store=lambda sha256, content: pool.put(sha256, content, to),
+        previous=partial(vault.plain, before, [key]) if before else None,
+        pooled=frozenset(pool.contents()).__contains__,
+    )  # fmt: skip
+    with source.open() as stream:
+        sealed = sealing.seal(
+            stream, vault.store, vault.lineage.member(point, MemberKind.OBJECTS), to
+        )
+        facts = stream.facts()
+    pool.keep_needs(point, source.needed)
+    return Member(
+        kind=MemberKind.OBJECTS, part=sealed.part, plain_bytes=sealed.plain_bytes, facts=facts
+    )
 
 
 def filled(server: DisposableServer, name: str, scale: int) -> str:
