@@ -65,7 +65,7 @@ def _wanted(asked: Asked) -> tuple[str, str, dict[str, Any]]:
     given = {"users": asked.users, "target": asked.target}
     if asked.profile == "breakpoint":
         return "find-limit", "breakpoint", given
-    return "load", asked.profile, {"profile": asked.profile, **given}
+    return "load-test", asked.profile, {"profile": asked.profile, **given}
 
 
 def conclude(

@@ -22,9 +22,9 @@ from tasks.loading import (
 from tasks.naming import run_name
 
 
-@flow(name="load", flow_run_name=run_name, timeout_seconds=8 * 3600,
+@flow(name="load-test", flow_run_name=run_name, timeout_seconds=8 * 3600,
       on_failure=ALERTS, on_crashed=ALERTS)  # fmt: skip
-def load(
+def load_test(
     environment: str,
     application: str,
     profile: ProfileName = "baseline",

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 
 from blocks.load_workers import most_connections
 from blocks.platform import Platform
@@ -246,7 +247,7 @@ def _sound_run(
     )
 
 
-@task(name="compare versions", timeout_seconds=3 * 3600)
+@task(name="compare versions", timeout_seconds=3 * 3600, cache_policy=NO_CACHE)
 def compare_versions(
     platform: Platform, before: BuildRecord, after: BuildRecord, plan: LoadPlan, runs: int,
     folder: Path,

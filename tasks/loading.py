@@ -22,6 +22,7 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.states import Completed
@@ -365,7 +366,7 @@ def check_reachable(plan: LoadPlan, application: Application) -> None:
 # --- the load -------------------------------------------------------------------------------
 
 
-@task(name="calibrate", timeout_seconds=120)
+@task(name="calibrate", timeout_seconds=120, cache_policy=NO_CACHE)
 def calibrate(plan: LoadPlan, folder: Path) -> float:
     """Measure what a request costs the generator; the most it can do a second.
 
@@ -392,7 +393,7 @@ def calibrate(plan: LoadPlan, folder: Path) -> float:
     return ceiling
 
 
-@task(name="put load on it", timeout_seconds=6 * 3600)
+@task(name="put load on it", timeout_seconds=6 * 3600, cache_policy=NO_CACHE)
 def put_load(
     platform: Platform, record: BuildRecord, environment: str, plan: LoadPlan, folder: Path
 ) -> Run:
