@@ -23,6 +23,7 @@ from blocks.flags import FileFlags, Flags
 from blocks.local_cluster import LocalCluster
 from blocks.object_store import ObjectStore
 from blocks.postgres import PostgresServer
+from blocks.rds_instance import RdsInstance
 from blocks.redis_server import RedisServer
 from blocks.traefik_edge import TraefikEdge
 from blocks.vault import Vault
@@ -70,6 +71,9 @@ class Platform(Block):
         default_factory=list,
         description="Object storage of applications, by the names that they use; credentials as "
         "for backup locations, by the same names.",
+    )
+    rds: RdsInstance | None = Field(
+        None, description="RDS instance to take snapshots of; credentials under `rds`."
     )
     backup_bytes_per_second: int = Field(0, description="Limit of all uploads together; 0: none.")
     restore_url: SecretStr = Field(

@@ -40,6 +40,8 @@ def _tell(report: BackupReport, console: Console) -> None:
             [m.kind, format_bytes(m.plain_bytes), format_bytes(m.part.bytes),
              f"{m.facts.data_time:%Y-%m-%d %H:%M:%S}"]
             if m.part and m.facts
+            else [m.kind, "-", "own service", f"{m.facts.data_time:%Y-%m-%d %H:%M:%S}"]
+            if m.facts
             else [m.kind, "-", "-", f"skipped: {m.skipped}"]
             for m in report.members
         ]  # fmt: skip

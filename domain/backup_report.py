@@ -115,9 +115,11 @@ class BackupReport(_Model):
 
 
 def _member_row(member: Member) -> str:
-    if member.part is None or member.facts is None:
+    if member.facts is None:
         return f"| {member.kind} | - | - | skipped: {member.skipped} |"
     at = f"{member.facts.data_time:%Y-%m-%d %H:%M:%S}"
+    if member.part is None:
+        return f"| {member.kind} | - | in its own service | {at} |"
     plain, stored = format_bytes(member.plain_bytes), format_bytes(member.part.bytes)
     return f"| {member.kind} | {plain} | {stored} | {at} |"
 

@@ -171,7 +171,7 @@ class Manifest(_Model):
 
     @property
     def _times(self) -> list[datetime]:
-        return [m.facts.data_time for m in self.members if m.facts is not None]
+        return [m.facts.data_time for m in self.stored if m.facts is not None]
 
     @property
     def stored_bytes(self) -> int:

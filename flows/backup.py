@@ -15,6 +15,7 @@ from tasks.alerts import ALERTS
 from tasks.naming import run_name
 from tasks.proving import needed_rung, prove_copies
 from tasks.saving import begin_point, commit_point, copy_point, save_member, sources, try_keys
+from tasks.snapshots import begin_snapshot, copy_snapshot, finish_snapshot
 
 
 @flow(name="backup", flow_run_name=run_name, timeout_seconds=6 * 3600,
@@ -37,9 +38,11 @@ def backup(
         account.keys = try_keys(target)
         saving = begin_point(target, application, environment, actor)
         account.point = saving.point
+        snapshot = begin_snapshot(target, saving)
         for source in sources(target, saving):
             found = source if isinstance(source, Member) else save_member(target, saving, source)
             account.members.append(found)
+        account.members.append(finish_snapshot(target, saving, snapshot))
         manifest = commit_point(saving, account.members, actor)
         account.data_time = manifest.data_time
         account.skew_seconds = manifest.skew.total_seconds()
@@ -48,6 +51,8 @@ def backup(
         there = [v for v, bad in zip(saving.vaults, [None, *red], strict=True) if bad is None]
         account.copies = prove_copies(target, there, saving.point, needed)
         account.copies += [bad for bad in red if bad is not None]
+        account.lines, bad_snapshots = copy_snapshot(target, saving, snapshot, account.members[-1])
+        account.copies += bad_snapshots
         verdict, account.reason = verdict_on(account.copies, account.keys)
         proved = verdict.advances
         account.outcome = BackupOutcome.PROVED if proved else BackupOutcome.UNPROVED

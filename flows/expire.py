@@ -17,6 +17,7 @@ from tasks.expiring import carry_out, decide
 from tasks.naming import run_name
 from tasks.proving import needed_rung
 from tasks.saving import is_running, live_release, vaults_of
+from tasks.snapshots import expire_snapshots
 
 
 @flow(name="expire", flow_run_name=run_name, timeout_seconds=3600,
@@ -42,7 +43,8 @@ def expire(
         _, record = live_release(target, application, environment)
         policy, now = Policy.of(record.application.backups), datetime.now(UTC)
         needed = needed_rung(record.application.backups)
-        for vault in vaults_of(target, application, environment):
+        vaults = vaults_of(target, application, environment)
+        for vault in vaults:
             decided = decide(vault, policy, needed, is_running, now, approve)
             account.lines += decided.plan.lines(now)
             account.facts[vault.location] = decided.plan.digest
@@ -50,6 +52,9 @@ def expire(
                 account.copies.append(carry_out(vault, decided, now))
             else:
                 account.lines.append(decided.plan.summary())
+        told, red = expire_snapshots(target, vaults, apply=apply)
+        account.lines += told
+        account.copies += red
         done = verdict_on(account.copies, ())[0].advances
         account.reason = "; ".join(c.reason for c in account.copies) or "only planned"
         account.outcome = BackupOutcome.PLANNED if not apply else BackupOutcome.EXPIRED
