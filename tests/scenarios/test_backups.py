@@ -63,11 +63,22 @@ def live(world: World, app: App) -> App:
             "version": "1.0.0",
             "database": {"migrate": f'{psql} "$DATABASE_URL" -qc "{SCHEMA}"'},
             "cache": "redis",
-            "backups": {"probe": f'{psql} "$DATABASE_URL" -v ON_ERROR_STOP=1 -qAtc "{count}"'},
+            "backups": {
+                "probe": f'{psql} "$DATABASE_URL" -v ON_ERROR_STOP=1 -qAtc "{count}"',
+                "objects": {"store": "uploads", "prefix": f"{app.name}/"},
+            },
         }
     )
     world.ship(source)
+    uploads = world.platform.object_store("uploads")
+    for key, content in pictures(app).items():
+        uploads.create(key, content)
+    uploads.create(f"not-{app.name}/x", b"somebody else's")
     return app
+
+
+def pictures(app: App) -> dict[str, bytes]:
+    return {f"{app.name}/{number}.png": b"picture %d" % (number % 2) for number in range(3)}
 
 
 def run(world: World, flow: Any, app: App, **more: Any) -> BackupReport:
@@ -98,6 +109,7 @@ def test_a_backup_is_proved_at_every_location_and_restored(
     stored = {m.kind for m in made.members if m.is_stored}
     assert stored == {
         MemberKind.POSTGRES, MemberKind.GLOBALS, MemberKind.REDIS, MemberKind.KUBERNETES,
+        MemberKind.OBJECTS,
     }  # fmt: skip
     assert all(m.skipped for m in made.members if not m.is_stored)
 
@@ -106,6 +118,11 @@ def test_a_backup_is_proved_at_every_location_and_restored(
     assert back.outcome is BackupOutcome.RESTORED, back
     with psycopg.connect(world.addresses["database_gcp_url"].replace("/postgres", f"/{name}")) as c:
         assert c.execute("SELECT count(*) FROM meal").fetchone() == (500,)
+    objects = run(world, restore, shipped, to="objects:uploads-restored")
+    assert objects.outcome is BackupOutcome.RESTORED, objects
+    there = world.platform.object_store("uploads-restored")
+    found = {key: there.read(key) for key in there.list(shipped.name)}
+    assert found == pictures(shipped)
     again = run(world, restore, shipped, to=name)
     assert again.error is not None and again.error["code"] == "SLP123"
 

@@ -33,7 +33,7 @@ from blocks.journal import Journal
 from blocks.platform import Platform, load_platform
 from blocks.postgres import database_name
 from blocks.records import Records
-from deployments.register import backup_locations
+from deployments.register import backup_locations, object_stores
 from domain.errors import SlipwayError
 from domain.journal import Outcome, Release, live, unfinished, verify
 from domain.release import Report
@@ -463,6 +463,7 @@ def save_platform(addresses: Mapping[str, str], home: Home) -> UUID:
         ui_url=addresses["prefect_ui"],
         restore_url=addresses["database_gcp_url"],
         backup_locations=backup_locations(addresses),
+        object_stores=object_stores(addresses),
         backup_recipients={name: public for name, (public, _) in keys.items()},
         backup_keys={name: key for name, (_, key) in keys.items() if name not in OFFLINE},
     )
