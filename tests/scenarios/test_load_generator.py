@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from blocks.load_workers import LocalWorkers, check_limits, local_ports
-from deployments.self_test import CASES, FAST, Case, known_server, load_of, run_case
+from deployments.self_test import CASES, FAST, Case, known_server, load_of, try_case
 from domain.errors import UsageError
 from domain.load_plan import LoadPlan, Operation, Target
 from domain.load_profile import PROFILES, Profile
@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
     ],
 )
 def test_a_known_server(case: Case, tmp_path: Path) -> None:
-    found = run_case(case, tmp_path)
+    found = try_case(case, tmp_path)
     assert found.problem == ""
     assert workers_of(os.getpid()) == []
 
