@@ -20,7 +20,13 @@ CEILING_SHARE = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where requests go; see ``load.session.Target``."""
+    """Where requests go.
+
+    Attributes:
+        connect_to: host or address of the connection, which may be a proxy's.
+        host: the name in the Host header, and the only one that redirects may lead to.
+        source: local addresses to connect from, in turn; empty: the system's choice.
+    """
 
     scheme: str
     connect_to: str
@@ -28,6 +34,10 @@ class Target:
     host: str
     source: tuple[str, ...] = ()
     verify: bool = True
+
+    @property
+    def base(self) -> str:
+        return f"{self.scheme}://{self.host}"
 
     @property
     def url(self) -> str:

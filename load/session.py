@@ -27,6 +27,8 @@ from geventhttpclient.response import (
     HTTPSocketResponse,
 )
 
+from domain.load_plan import Target
+
 # Of the system itself, since we never wait; and not `select`, which knows 1,024 descriptors.
 poll = monkey.get_original("select", "poll")
 
@@ -41,28 +43,6 @@ _SAFE_TO_REPEAT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE")
 
 class RequestFailed(Exception):
     """A request has no answer; the text is the same for all of one kind, so it can be counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where requests go.
-
-    Attributes:
-        connect_to: host or address of the connection, which may be a proxy's.
-        host: the name in the Host header, and the only one that redirects may lead to.
-        source: local addresses to connect from, in turn; empty: the system's choice.
-    """
-
-    scheme: str
-    connect_to: str
-    port: int
-    host: str
-    source: tuple[str, ...] = ()
-    verify: bool = True
-
-    @property
-    def base(self) -> str:
-        return f"{self.scheme}://{self.host}"
 
 
 class Listener(Protocol):

@@ -26,10 +26,11 @@ from gevent.fileobject import FileObjectPosix
 from locust.env import Environment
 
 from domain.arrivals import PoissonSchedule, Segment
+from domain.load_plan import Target
 from domain.load_profile import Model, Profile
 from load import generated
 from load.recorder import Recorder
-from load.session import Connections, Target
+from load.session import Connections
 from load.visitor import Schedule, Visitor
 
 LEASE_SECONDS = 3.0

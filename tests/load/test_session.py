@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from load.session import Connections, Session, Target
+from domain.load_plan import Target
+from load.session import Connections, Session
 
 TIMEOUT = 1.5
 
