@@ -105,6 +105,8 @@ def _tell(report: LoadReport, console: Console) -> None:
         heads = ("", "REQUESTS", "FAILED", "A SECOND", "P50", "P95", "P99", "LONGEST", "")
         console.say(table(heads, rows))
         console.say("")
+    if report.watch:
+        console.say(f"watch: {report.watch}")
     for check in (*report.soundness, *report.limits):
         if check.verdict is not Verdict.PASS:
             console.warn(f"{check.name}: {check.reason}")

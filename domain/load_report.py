@@ -203,6 +203,7 @@ class LoadReport(_Model):
 
     Attributes:
         partial: it was ended early, so the numbers are of a part.
+        watch: a change of level over earlier tests like it; no verdict hangs on it.
     """
 
     kind: str = "load"
@@ -228,6 +229,7 @@ class LoadReport(_Model):
     timeline: tuple[Moment, ...] = ()
     generator: Generator | None = None
     demands: tuple[Demand, ...] = ()
+    watch: str = ""
     limit: LimitFigures | None = None
     comparison: ComparisonFigures | None = None
     error: Mapping[str, Any] | None = None
@@ -247,6 +249,8 @@ class LoadReport(_Model):
         lines = [f"**{self.outcome}**: {self.sentence()}", ""]
         if self.partial:
             lines += ["The run was ended early: these are numbers of a part of it.", ""]
+        if self.watch:
+            lines += [f"Watch: {self.watch}.", ""]
         if self.phases:
             lines += _table(
                 ("phase", "requests", "failed", "per second", "p50", "p95", "p99", "longest"),

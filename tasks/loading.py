@@ -36,6 +36,7 @@ from blocks.sentry import About
 from domain.application import Application
 from domain.errors import Failed, SlipwayError, UsageError
 from domain.latency import Histogram
+from domain.load_history import watch
 from domain.load_plan import (
     LoadPlan,
     Operation,
@@ -96,6 +97,7 @@ class LoadAccount:
         self.figures["generator"] = generator.model_copy(
             update={"ceiling_per_second": self.ceiling and round(self.ceiling, 1)}
         )
+        self.figures["watch"] = watch(Records(self.platform.store).load_reports(), self.report())
 
     def limit_found(self, found: LimitFigures, last: Run, judged_last: LoadVerdict) -> None:
         """Take over the answer of a search; the figures are those of its last step."""
