@@ -147,6 +147,7 @@ def test_a_location_that_is_away_keeps_no_other_from_its_copy(world: World, ship
     assert [v.copies()[0].state for v in vaults(world, shipped)[:2]] == [CopyState.COMPLETE] * 2
 
 
+@pytest.mark.slow
 def test_wrong_keys_are_found_before_they_are_needed(world: World, shipped: App) -> None:
     platform = world.platform.model_copy(deep=True)
     other = dict(platform.backup_keys.get_secret_value())

@@ -75,6 +75,7 @@ def test_rolling_that_fails_half_way_gives_the_capacity_back(world: World, app: 
     world.assert_serves(app.name, "1.0.0")
 
 
+@pytest.mark.slow
 def test_blue_green_keeps_the_old_version_for_an_instant_return(world: World, app: App) -> None:
     """Back and forward again are the same processes, and nobody notices."""
     world.ship(app.source("1.0.0"))
