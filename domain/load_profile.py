@@ -139,18 +139,10 @@ class Profile(_Model):
         """The same shape with another peak."""
         factor = users / self.peak
         phases = tuple(
-            phase.model_copy(update={"start": phase.start * factor, "end": phase.end * factor})
+            {**dict(phase), "start": phase.start * factor, "end": phase.end * factor}
             for phase in self.phases
         )
         return Profile.model_validate({**dict(self), "phases": phases, "name": name or self.name})
-
-    def steady_for(self, seconds: float) -> Profile:
-        """The same with judged phases of that length each."""
-        phases = tuple(
-            phase.model_copy(update={"seconds": seconds}) if phase.judged else phase
-            for phase in self.phases
-        )
-        return Profile.model_validate({**dict(self), "phases": phases})
 
 
 def _above(phase: Phase, begin: float, end: float, rank: float) -> tuple[float, float] | None:
