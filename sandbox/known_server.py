@@ -46,7 +46,7 @@ def behaviours(chance: random.Random) -> dict[str, Behaviour]:
 
     return {
         "constant": Behaviour(delay=lambda path: 0.02),
-        "lognormal": Behaviour(delay=lambda path: chance.lognormvariate(math.log(0.3), 0.3)),
+        "lognormal": Behaviour(delay=lambda path: chance.lognormvariate(math.log(1.0), 0.3)),
         "stall": Behaviour(stalls=True),
         "errors": Behaviour(status=lambda path: 500 if one_in_100() else 200),
         "slow-endpoint": Behaviour(delay=lambda path: 0.6 if path.startswith("/rare") else 0.002),

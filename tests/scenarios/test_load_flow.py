@@ -7,6 +7,7 @@ from typing import Any
 import psutil
 import pytest
 
+from domain.journal import live
 from domain.load_report import LoadOutcome, LoadReport
 from flows.load_test import load_test
 from flows.release import release
@@ -17,7 +18,7 @@ pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 ATTEMPTS = 3
 
 
-def tested(world: World, app: App, **more: Any) -> LoadReport:
+def load_tested(world: World, app: App, **more: Any) -> LoadReport:
     """The account of a run; one that a hiccup of this machine made unsound is made again."""
     for _ in range(ATTEMPTS):
         state = load_test("staging", app.name, return_state=True, **more)
@@ -54,9 +55,9 @@ def test_a_release_waits_for_the_load_test_of_the_same_build(world: World, app: 
     assert staged.is_completed(), staged.message
     refused = release("production", source, return_state=True)
     assert refused.is_failed() and "was never tested with smoke in staging" in str(refused.message)
-    assert world.journal(app.name).history() == ()
+    assert live(world.journal(app.name).history()) is None
 
-    report = tested(world, app, profile="smoke")
+    report = load_tested(world, app, profile="smoke")
     assert report.outcome is LoadOutcome.PASSED, report.reason
     assert report.total is not None and report.total.failed == 0 and report.total.requests > 3700
     assert report.profile is not None and report.profile.peak == 50
@@ -65,13 +66,13 @@ def test_a_release_waits_for_the_load_test_of_the_same_build(world: World, app: 
     assert page is not None and b"passed" in page
     assert workers() == []
 
-    live = release("production", source, return_state=True)
-    assert live.is_completed(), live.message
+    shipped = release("production", source, return_state=True)
+    assert shipped.is_completed(), shipped.message
 
 
 def test_a_target_of_somebody_else_is_refused_and_told(world: World, app: App) -> None:
     world.ship(app.write({"version": "1.0.0", "environments": {"staging": {}}}), "staging")
-    report = tested(world, app, target="http://example.com")
+    report = load_tested(world, app, target="http://example.com")
     assert (report.outcome, report.exit_code) == (LoadOutcome.REFUSED, 2)
     assert report.error is not None and report.error["code"] == "SLP183"
     assert report.total is None
