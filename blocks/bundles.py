@@ -541,6 +541,28 @@ class BundleStore:
 
     # - running
 
+    def receive(self, other: BundleStore, digest: str) -> bool:
+        """Take a bundle from another store, as it is; True when it was not here.
+
+        Raises:
+            NeedsPerson: SLP021, it is damaged there.
+        """
+        if self.has(digest):
+            return False
+        size_bytes, archive = other.check(digest), other.path(digest)
+        prefix = f"{_hex(digest)}."
+        sidecars = {
+            path.name.removeprefix(prefix).removesuffix(".json"): path.read_bytes()
+            for path in archive.parent.glob(f"{prefix}*.json")
+        }
+        with self.scratch() as scratch:
+            copy = scratch / archive.name
+            with disk_full_is_a_failure(self.root):
+                shutil.copyfile(archive, copy)
+            came = self.put(Packed(copy, digest, size_bytes, _sha256(copy)), sidecars)
+        self.verify(digest)
+        return came
+
     def materialize(self, digest: str) -> Path:
         """The unpacked bundle, verified file by file: ``app/`` and, with packages, ``venv/``.
 

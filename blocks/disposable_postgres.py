@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
@@ -58,6 +59,8 @@ _SETTINGS = {
     "autovacuum": "off",
 }
 
+_PUBLISHING = {"wal_level": "logical", "max_wal_senders": "10", "max_replication_slots": "10"}
+
 
 class DisposableServer:
     """An empty server for as long as the ``with`` block lasts.
@@ -72,6 +75,8 @@ class DisposableServer:
             probe of the application, which may know no sockets.
         folder: where such servers live; by default below the system's folder for temporary files.
         binaries: the folder with ``postgres``; without it whichever fits ``major``.
+        publishes: others may follow it by logical replication.
+        environ: added to that of its processes.
     """
 
     def __init__(
@@ -82,8 +87,11 @@ class DisposableServer:
         tcp: bool = False,
         folder: Path | None = None,
         binaries: Path | None = None,
+        publishes: bool = False,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self._major, self._lifetime, self._tcp = major, lifetime_seconds, tcp
+        self._publishes, self._environ = publishes, dict(environ or {})
         self._base, self._binaries = folder, binaries
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -106,7 +114,8 @@ class DisposableServer:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "blocks.disposable_postgres", "--folder", str(self.folder),
              "--binaries", str(program.path.parent), "--port", str(self._port),
-             "--until", str(until)],
+             "--until", str(until), *(["--publishes"] if self._publishes else [])],
+            env={**os.environ, **self._environ},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True, cwd=Path(__file__).parents[1],
         )  # fmt: skip
@@ -204,6 +213,18 @@ def sweep(folder: Path | None = None) -> tuple[Path, ...]:
     return tuple(removed)
 
 
+def remove_all(folder: Path) -> tuple[Path, ...]:
+    """End and remove every server in a folder, whoever uses it, and the folder."""
+    if not folder.is_dir():
+        return ()
+    places = tuple(place for place in sorted(folder.iterdir()) if place.is_dir())
+    for place in places:
+        _end_server(place)
+        _remove(place)
+    _remove(folder)
+    return places
+
+
 def _is_left_over(place: Path) -> bool:
     until = place.name.partition("-")[0]
     if not until.isdigit() or not place.is_dir() or place.is_symlink():
@@ -299,6 +320,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--binaries", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--until", type=int, required=True)
+    parser.add_argument("--publishes", action="store_true")
     wanted = parser.parse_args(argv)
     folder: Path = wanted.folder
     _sign(folder)
@@ -307,7 +329,7 @@ def main(argv: list[str] | None = None) -> None:
         leave_root(folder, binaries=wanted.binaries)
     try:
         _initialise(folder, wanted.binaries, password)
-        server = _start(folder, wanted.binaries, wanted.port)
+        server = _start(folder, wanted.binaries, wanted.port, publishes=wanted.publishes)
         try:
             if _came_up(server, folder):
                 sys.stdout.write("ready\n")
@@ -344,9 +366,10 @@ def _initialise(folder: Path, binaries: Path, password: str) -> None:
         sys.exit(f"initdb ended with {done.returncode}: {done.stdout}{done.stderr}")
 
 
-def _start(folder: Path, binaries: Path, port: int) -> subprocess.Popen[bytes]:
+def _start(folder: Path, binaries: Path, port: int, *, publishes: bool) -> subprocess.Popen[bytes]:
     settings = {
         **_SETTINGS,
+        **(_PUBLISHING if publishes else {}),
         "unix_socket_directories": str(folder),
         "listen_addresses": "127.0.0.1" if port else "",
     }

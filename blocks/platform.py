@@ -21,6 +21,7 @@ from blocks.edge import Edge
 from blocks.file_store import FileStore
 from blocks.flags import FileFlags, Flags
 from blocks.local_cluster import LocalCluster
+from blocks.names import Names, NameService
 from blocks.object_store import ObjectStore
 from blocks.postgres import PostgresServer
 from blocks.rds_instance import RdsInstance
@@ -76,6 +77,14 @@ class Platform(Block):
         None, description="RDS instance to take snapshots of; credentials under `rds`."
     )
     backup_bytes_per_second: int = Field(0, description="Limit of all uploads together; 0: none.")
+    side: str = Field("aws", description="Name of this cloud, in epochs and reports.")
+    public_address: str = Field("127.0.0.1", description="IP address that names lead to.")
+    names: NameService | None = Field(
+        None, description="Public DNS names; credentials under `dns`."
+    )
+    epochs: BackupLocation | None = Field(
+        None, description="Where it is decided who may write: outside of both clouds' failure."
+    )
     restore_url: SecretStr = Field(
         SecretStr(""), description="PostgreSQL that `slipway restore` makes databases in."
     )
@@ -144,6 +153,32 @@ class Platform(Block):
             f"the platform has no object store named {name!r}; it has {known}",
             help="name it in the `object_stores` of its Slipway Platform block",
         )
+
+    def name_service(self) -> Names:
+        """Raises UsageError SLP200: the platform has no names."""
+        if self.names is None:
+            raise UsageError(
+                "SLP200",
+                "the platform block names no DNS service",
+                help="set `names` in its Slipway Platform block",
+            )
+        return Names(self.names, self.backup_credentials.get_secret_value().get("dns"))
+
+    def epoch_store(self) -> ObjectStore:
+        """Raises UsageError SLP200: the platform has no place for epochs."""
+        where = self.epoch_location()
+        return open_store(where, self.backup_credentials.get_secret_value().get(where.name))
+
+    def epoch_location(self) -> BackupLocation:
+        """Raises UsageError SLP200: the platform has no place for epochs."""
+        if self.epochs is None:
+            raise UsageError(
+                "SLP200",
+                "the platform block names no store for epochs",
+                help="set `epochs` in its Slipway Platform block: a store that is lost with "
+                "neither cloud",
+            )
+        return self.epochs
 
     @property
     def redis(self) -> RedisServer:

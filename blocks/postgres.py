@@ -91,6 +91,11 @@ class PostgresServer:
         """``database`` as the role that may read all of it, for whoever saves it."""
         return urlunsplit(self._url._replace(path=f"/{quote(database)}"))
 
+    def major(self) -> int:
+        """Of the server's version."""
+        with self._admin() as connection:
+            return connection.info.server_version // 10_000
+
     def _ensure_role(self, connection: psycopg.Connection, name: str) -> None:
         row = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name]).fetchone()
         verb = "ALTER" if row else "CREATE"

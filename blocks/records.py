@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from blocks.object_store import AlreadyExists, ObjectStore
 from domain.backup_report import BackupReport
+from domain.drill_report import RecoveryReport
 from domain.errors import Failed, NeedsPerson
 from domain.load_report import LoadReport
 from domain.release import BuildRecord, Report, record_digest
@@ -74,6 +75,23 @@ class Records:
         for key in self._store.list("reports/load"):
             if key.endswith(".json") and (content := self._store.read(key)):
                 yield LoadReport.model_validate_json(content)
+
+    def keep_recovery_report(self, report: RecoveryReport, page: str) -> str:
+        """The report, and the page that shows it; returns the key of the page."""
+        key = f"reports/recovery/{report.run}"
+        self._store.replace(f"{key}.html", page.encode())
+        self._store.replace(f"{key}.json", report.model_dump_json().encode())
+        return f"{key}.html"
+
+    def recovery_report(self, run: str) -> RecoveryReport | None:
+        content = self._store.read(f"reports/recovery/{run}.json")
+        return RecoveryReport.model_validate_json(content) if content else None
+
+    def recovery_reports(self) -> Iterator[RecoveryReport]:
+        """All that are kept, in no order."""
+        for key in self._store.list("reports/recovery"):
+            if key.endswith(".json") and (content := self._store.read(key)):
+                yield RecoveryReport.model_validate_json(content)
 
     def keep_evidence(self, document: Mapping[str, Any]) -> str:
         """Store what a verdict was made from; returns its digest, which the journal keeps."""

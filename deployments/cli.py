@@ -637,6 +637,51 @@ def load(
     return loading.start(_home(), _console(context), asked, detach=detach)
 
 
+# --- recovery in another cloud -----------------------------------------------------------------
+
+
+@command(app, "drill")
+def drill(
+    context: typer.Context,
+    application: Annotated[str, typer.Argument(help="Name of the application.")] = "",
+    environment: Environment = "production",
+    tier: Annotated[
+        str, typer.Option("--tier", metavar="TIER", help="backup, warm or hot; else as declared.")
+    ] = "",
+    scenario: Annotated[
+        str, typer.Option("--scenario", metavar="NAME", help="A game day of the library.")
+    ] = "",
+    fault: Annotated[
+        str, typer.Option("--fault", metavar="FAULT", help="kill, freeze, cut or credentials.")
+    ] = "kill",
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="Of the moment of the fault.")
+    ] = 0,
+    scenarios: Annotated[bool, typer.Option("--scenarios", help="List the library.")] = False,
+    detach: Detach = False,
+) -> int:
+    """Rehearse the loss of a cloud on a twin, with users on it.
+
+    Production is not touched: that is proved before the fault, and looked at again after.
+
+    Examples:
+        slipway drill diet-game
+        slipway drill diet-game --tier backup --fault freeze --json
+        slipway drill diet-game --scenario partition
+        slipway drill --scenarios
+    """
+    from deployments import recovering
+
+    if scenarios:
+        return recovering.scenarios(_console(context))
+    if not application:
+        raise UsageError("SLP000", "no application is named", help="run: slipway drill APPLICATION")
+    given = {"tier": tier, "scenario": scenario, "fault": fault, "seed": seed}
+    return recovering.drill(
+        _home(), _console(context), application, environment, given, detach=detach
+    )
+
+
 # --- backups --------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from uuid import UUID
 from deployments.manifest import FILE_NAME, Deployment, Manifest, read
 from domain.errors import Failed, SlipwayError
 from sandbox import control
-from sandbox.home import Home
+from sandbox.home import AWS, GCP, Home
 from sandbox.keys import OFFLINE, ensure
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from blocks.backup_locations import BackupLocation
 
 PLATFORM = "sandbox"
+STANDBY_PLATFORM = "sandbox-gcp"
+ZONE = "slipway.test"
 AUTOMATIONS_PREFIX = "slipway: "
 RECOVERY = f"{AUTOMATIONS_PREFIX}recover crashed releases"
 STALENESS = f"{AUTOMATIONS_PREFIX}backups went stale"
@@ -95,33 +97,50 @@ def load(entry: Deployment) -> Flow[..., Any]:
 
 
 async def save_platform(addresses: Mapping[str, str], keys: Mapping[str, tuple[str, str]]) -> None:
-    """The block that flows load by name; the only place where they learn an address.
+    """The blocks that flows load by name, one a cloud; the only place where they learn an address.
 
     Args:
         keys: public and private age keys by name; the offline one's private part stays here.
     """
+    from blocks.backup_locations import BackupLocation
+    from blocks.names import NameService
     from blocks.platform import Platform
 
-    platform = Platform(
-        store_root=addresses["store"],
-        bundles_root=addresses["bundles"],
-        flags_root=addresses["flags"],
-        cluster_socket=addresses["cluster_socket"],
-        edge_dynamic=addresses["edge_dynamic"],
-        edge_web=addresses["edge_web"],
-        edge_internal=addresses["edge_internal"],
-        edge_api=addresses["edge_api"].removesuffix("/api"),
-        edge_metrics=addresses["edge_metrics"],
-        database_url=addresses["database_aws_url"],
-        redis_url=addresses["redis_url"],
-        ui_url=addresses["prefect_ui"],
-        restore_url=addresses["database_gcp_url"],
-        backup_locations=backup_locations(addresses),
-        object_stores=object_stores(addresses),
-        backup_recipients={name: public for name, (public, _) in keys.items()},
-        backup_keys={name: key for name, (_, key) in keys.items() if name not in OFFLINE},
-    )
-    await platform.save(PLATFORM, overwrite=True)
+    aws, gcp = addresses["database_aws_url"], addresses["database_gcp_url"]
+    for side, block, here, there in (
+        (AWS, PLATFORM, aws, gcp),
+        (GCP, STANDBY_PLATFORM, gcp, aws),
+    ):
+        edge = {
+            key: addresses[key + side.suffix.replace("-", "_")]
+            for key in ("bundles", "cluster_socket", "edge_dynamic", "edge_web", "edge_internal",
+                        "edge_api", "edge_metrics")
+        }  # fmt: skip
+        platform = Platform(
+            side=side.name,
+            public_address=side.address,
+            store_root=addresses["store"],
+            bundles_root=edge["bundles"],
+            flags_root=addresses["flags"],
+            cluster_socket=edge["cluster_socket"],
+            edge_dynamic=edge["edge_dynamic"],
+            edge_web=edge["edge_web"],
+            edge_internal=edge["edge_internal"],
+            edge_api=edge["edge_api"].removesuffix("/api"),
+            edge_metrics=edge["edge_metrics"],
+            database_url=here,
+            redis_url=addresses["redis_url"],
+            ui_url=addresses["prefect_ui"],
+            restore_url=there,
+            backup_locations=backup_locations(addresses),
+            object_stores=object_stores(addresses),
+            backup_recipients={name: public for name, (public, _) in keys.items()},
+            backup_keys={name: key for name, (_, key) in keys.items() if name not in OFFLINE},
+            names=NameService(zone=ZONE, endpoint=addresses["s3_endpoint"],
+                              resolver=addresses["nameserver"], create=True),
+            epochs=BackupLocation(name="epochs", kind="file", bucket=addresses["epochs"]),
+        )  # fmt: skip
+        await platform.save(block, overwrite=True)
 
 
 def backup_locations(addresses: Mapping[str, str]) -> list[BackupLocation]:

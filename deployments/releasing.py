@@ -23,6 +23,7 @@ from deployments.runs import PrefectServer, Run
 from domain.application import FILE_NAME, Application, Strategy, parse
 from domain.backup_report import BackupReport
 from domain.contract import check_way_back
+from domain.drill_report import RecoveryReport
 from domain.errors import (
     CATALOGUE,
     AwaitingApproval,
@@ -69,6 +70,9 @@ class Place:
 
     def backup_report(self, run: str) -> BackupReport | None:
         return Records(FileStore(self.store)).backup_report(run)
+
+    def recovery_report(self, run: str) -> RecoveryReport | None:
+        return Records(FileStore(self.store)).recovery_report(run)
 
     def load_report(self, run: str) -> LoadReport | None:
         return Records(FileStore(self.store)).load_report(run)
@@ -374,6 +378,11 @@ def conclude(place: Place, run: Run, console: Console) -> int:
 
         error = error_of(tested.error)
         return loading.conclude(place, tested, error, place.url(run.id), console)
+    if (recovered := place.recovery_report(run.id)) is not None:
+        from deployments import recovering
+
+        error = error_of(recovered.error)
+        return recovering.conclude(place, recovered, error, place.url(run.id), console)
     report = place.report(run.id)
     if report is None:
         return _without_report(place, run, console)

@@ -34,6 +34,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from domain.errors import UsageError
+from domain.failover import Tier
 from domain.findings import ScanPolicy
 from domain.flags import check_steps
 from domain.load_profile import ProfileName
@@ -43,6 +44,7 @@ from domain.units import (
     Percent,
     PositiveDuration,
     Share,
+    format_duration,
     format_percent,
     parse_duration,
 )
@@ -239,6 +241,42 @@ class Load(_Model):
     )
 
 
+class Recovery(_Model):
+    """How the application comes up in another cloud when its own is lost."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9.-]*\.[a-z][a-z0-9-]*$",
+        max_length=200,
+        description="Public DNS name above both clouds.",
+    )
+    environment: Name = Field("production", description="What is protected.")
+    standby: Name = Field("recovery", description="Environment in the other cloud.")
+    tier: Tier = Field(
+        Tier.BACKUP,
+        description="backup: the newest proved copy is restored; warm: a database that follows; "
+        "hot: with running replicas besides.",
+    )
+    ttl: PositiveDuration = Field(
+        parse_duration("5s"), description="How long resolvers may keep an answer for the name."
+    )
+    lease: PositiveDuration = Field(
+        parse_duration("3s"),
+        description="How long a side may write without hearing that the epoch is still its own.",
+    )
+    rto: PositiveDuration = Field(parse_duration("5m"), description="Longest time without it.")
+    rpo: Duration = Field(parse_duration("24h"), description="Most data that may be lost.")
+    transactions: str | None = Field(
+        None,
+        min_length=1,
+        description="Python file with begin, write and LEDGER, relative to the folder of the "
+        "service: what a drill's clients do, and how to find it again.",
+    )
+    service: Name | None = Field(None, description="Whose bundle has it; the first by default.")
+    approval_max_age: PositiveDuration = Field(
+        parse_duration("15m"), description="An older approval of a failover does not count."
+    )
+
+
 class CanaryStep(_Model):
     """One share of users' requests, and the evidence that it needs before the next one."""
 
@@ -366,6 +404,7 @@ class Application(_Model):
     flags: FeatureFlags | None = Field(None, description="Given to services as FLAGD_*.")
     backups: Backups = Backups()
     load: Load = Load()
+    recovery: Recovery | None = Field(None, description="Nothing is kept in another cloud without.")
     environments: Mapping[Name, Environment] = Field(
         default_factory=lambda: {"staging": Environment(), "production": Environment()},
         min_length=1,
@@ -398,6 +437,7 @@ class Application(_Model):
         yield from self._impossible_canary()
         yield from self._pointless_contraction()
         yield from self._contradictory_sources()
+        yield from self._impossible_recovery()
         yield from self.flags.problems() if self.flags else ()
 
     def _unknown_names(self) -> Iterator[_Problem]:
@@ -530,6 +570,35 @@ class Application(_Model):
         for here, observe in sources:
             for path, problem in observe.contradictions():
                 yield (*here, *path), problem
+
+    def _impossible_recovery(self) -> Iterator[_Problem]:
+        wanted = self.recovery
+        if wanted is None:
+            return
+        here: _Path = ("recovery",)
+        known = list(self.environments)
+        for field in ("environment", "standby"):
+            yield from _unknown((*here, field), getattr(wanted, field), known, "an environment")
+        yield from _unknown((*here, "service"), wanted.service, list(self.services), "a service")
+        pair = [self.environments.get(n) for n in (wanted.environment, wanted.standby)]
+        if pair[0] and pair[1] and pair[0].platform == pair[1].platform:
+            yield (
+                (*here, "standby"),
+                f"{wanted.standby} is on the same platform as {wanted.environment} "
+                f"({pair[0].platform}), so both are lost together; give it another one",
+            )
+        if wanted.ttl >= wanted.rto:
+            yield (
+                (*here, "ttl"),
+                f"resolvers may send users to the lost side for {format_duration(wanted.ttl)}, and "
+                f"the application is to be back after {format_duration(wanted.rto)}; lower the ttl",
+            )
+        if wanted.lease >= wanted.rto:
+            yield (
+                (*here, "lease"),
+                f"a lost side may write for {format_duration(wanted.lease)}, and the application "
+                f"is to be back after {format_duration(wanted.rto)}; lower the lease",
+            )
 
     def service_order(self) -> tuple[str, ...]:
         """Services so that each comes after those it depends on; ties in the file's order."""

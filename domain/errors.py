@@ -950,5 +950,121 @@ CATALOGUE: dict[str, Page] = {
             "environment, not too long ago. There is none, so nothing was changed.",
             "Run `slipway load APP -e ENVIRONMENT --profile PROFILE` there, then release again.",
         ),
+        # 20x: recovery in another cloud
+        Page(
+            "SLP200",
+            "nothing is set up for recovery in another cloud",
+            2,
+            "application.yaml declares no `recovery`, or a platform block lacks what it needs: the "
+            "DNS service, or the store of the epochs.",
+            "Declare `recovery` (docs/recovery.md), and complete both platform blocks.",
+        ),
+        Page(
+            "SLP201",
+            "the standby is not ready",
+            1,
+            "A check of the standby does not pass, so a drill would measure something else than "
+            "the standby, and a failover might end half way.",
+            "Mend what the checks name; `slipway readiness APP` runs them again.",
+        ),
+        Page(
+            "SLP202",
+            "a drill's isolation is not proved",
+            1,
+            "A probe with the drill's own names and credentials reached production, or could not "
+            "be made. The drill stopped before its fault.",
+            "Close what the probe names. A probe that could not be made counts as one that got "
+            "through.",
+        ),
+        Page(
+            "SLP203",
+            "another epoch is in force",
+            1,
+            "Epochs say which side may write; each is claimed once. Somebody else claimed the next "
+            "one, or the database knows a newer one than this process.",
+            "See who holds it with `slipway readiness APP`. Nothing was promoted by this run.",
+        ),
+        Page(
+            "SLP204",
+            "the fence of a database cannot be set or read",
+            1,
+            "The database refused what the fence needs: a schema `slipway`, and a trigger on every "
+            "table.",
+            "Give the login of the platform block the rights of the tables' owner.",
+        ),
+        Page(
+            "SLP205",
+            "there is nothing to fail over from",
+            1,
+            "The primary answers, or it is not the side that holds the epoch: the standby may be "
+            "the primary already.",
+            "Look with `slipway readiness APP`; `slipway failback` brings it back.",
+        ),
+        Page(
+            "SLP206",
+            "the failover is not approved",
+            5,
+            "It takes two different people, or one who gives a reason to do without the second, "
+            "and not too long ago; they approve one plan, by its digest.",
+            "Run `slipway failover APP --approve DIGEST` as each of them.",
+        ),
+        Page(
+            "SLP207",
+            "the standby's database does not follow",
+            1,
+            "Logical replication could not be set up, or it stands still.",
+            "See the logs of both PostgreSQL servers; `slipway readiness APP` names the table.",
+        ),
+        Page(
+            "SLP208",
+            "the name could not be read or changed",
+            1,
+            "The DNS service does not answer, refuses, or the name server does not follow.",
+            "See whether it works and the credentials are right. The name leads where it led.",
+        ),
+        Page(
+            "SLP209",
+            "both sides hold writes that the other lacks",
+            3,
+            "Failing back would lose what only one side has. The list says what that is.",
+            "Bring the listed rows over by hand, or accept their loss by name.",
+        ),
+        Page(
+            "SLP210",
+            "the standby is not fit for users",
+            1,
+            "It came up, and does not do what users need; the phase says what was tried.",
+            "Nobody was led there before the phase `switch`. Read the log of its replicas.",
+        ),
+        Page(
+            "SLP211",
+            "clocks are too far apart",
+            1,
+            "Ages are measured by comparing clocks of both sides, so they would all be wrong.",
+            "Mend the time of the server that the message names.",
+        ),
+        Page(
+            "SLP212",
+            "no such scenario or fault",
+            2,
+            "The drill was asked for a game day that is not in the library, or that this tier "
+            "cannot have.",
+            "`slipway drill --scenarios` lists them.",
+        ),
+        Page(
+            "SLP213",
+            "the clients of a drill cannot work",
+            2,
+            "The file that `recovery.transactions` names is missing or has not all of begin, "
+            "write, read and LEDGER; or no transaction of theirs succeeded before the fault.",
+            "Correct it; docs/recovery.md shows how one is written.",
+        ),
+        Page(
+            "SLP214",
+            "a drill left something behind",
+            1,
+            "After cleaning up, the inventory was not empty.",
+            "Run `slipway drill APP --reap`; it says what it cannot remove.",
+        ),
     )
 }

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from domain.errors import Failed, NeedsPerson, SlipwayError, UsageError
-from sandbox.home import MARKER, PART, Home, Memory, inherited, writing
+from sandbox.home import MARKER, PART, SIDES, Home, Memory, inherited, writing
 
 UP_SECONDS = 150.0
 """Deadline of a start; the usual one takes ten to twenty seconds."""
@@ -394,7 +394,8 @@ def _sweep(home: Home, progress: Progress) -> None:
     # The supervisor lets go of the lock with its last step, an instant before it is gone.
     if left := processes.wait_gone(processes.ours(home, memory), 2.0):
         progress(f"ending {len(left)} processes that were left behind")
-        stop_cluster(home)
+        for side in SIDES:
+            stop_cluster(home.cluster_socket(side))
         end_all(home, memory)
     survivors = processes.ours(home, memory)
     stuck = [processes.describe(process) for process in survivors]
@@ -433,9 +434,9 @@ def end_all(home: Home, memory: Memory, *, for_restart: bool = False) -> None:
         processes.end(left, grace_seconds=15)
 
 
-def stop_cluster(home: Home) -> bool:
+def stop_cluster(socket: Path) -> bool:
     """Tell the cluster to stop all replicas; True when it did."""
-    connection = _UnixConnection(home.cluster_socket, timeout=60)
+    connection = _UnixConnection(socket, timeout=60)
     try:
         connection.request("POST", "/shutdown")
         return connection.getresponse().status < 400

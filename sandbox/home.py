@@ -42,6 +42,28 @@ def inherited(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class Side:
+    """One of the two clouds that the sandbox stands for.
+
+    Attributes:
+        address: of its edge; all ports are the same on both, as on two machines.
+    """
+
+    name: str
+    address: str
+    suffix: str
+
+    def part(self, kind: str) -> str:
+        """The name of its part of a kind."""
+        return f"{kind}{self.suffix}"
+
+
+AWS = Side("aws", "127.0.0.1", "")
+GCP = Side("gcp", "127.0.0.2", "-gcp")
+SIDES = (AWS, GCP)
+
+
+@dataclass(frozen=True)
 class Home:
     """Paths of one sandbox; ``root`` is absolute and resolved."""
 
@@ -93,9 +115,8 @@ class Home:
     def control_socket(self) -> Path:
         return self.run / "control.sock"
 
-    @property
-    def cluster_socket(self) -> Path:
-        return self.run / "cluster.sock"
+    def cluster_socket(self, side: Side = AWS) -> Path:
+        return self.run / f"{side.part('cluster')}.sock"
 
     @property
     def temporary(self) -> Path:
@@ -119,21 +140,22 @@ class Home:
     def backups(self) -> Path:
         return self.root / "backups"
 
-    @property
-    def bundles(self) -> Path:
-        return self.root / "bundles"
+    def bundles(self, side: Side = AWS) -> Path:
+        return self.root / side.part("bundles")
 
     @property
-    def traefik(self) -> Path:
-        return self.root / "traefik"
+    def epochs(self) -> Path:
+        """On neither side: who may write is decided where no side can take it away."""
+        return self.root / "epochs"
 
-    @property
-    def traefik_dynamic(self) -> Path:
-        return self.traefik / "dynamic"
+    def traefik(self, side: Side = AWS) -> Path:
+        return self.root / side.part("traefik")
 
-    @property
-    def cluster(self) -> Path:
-        return self.root / "cluster"
+    def traefik_dynamic(self, side: Side = AWS) -> Path:
+        return self.traefik(side) / "dynamic"
+
+    def cluster(self, side: Side = AWS) -> Path:
+        return self.root / side.part("cluster")
 
     @property
     def prefect(self) -> Path:
@@ -165,8 +187,10 @@ class Home:
             Failed: SLP015, the disk is full.
         """
         folders = (
-            self.logs, self.store, self.bundles, self.flags, self.traefik_dynamic, self.cluster,
-            self.prefect, self.moto, self.gcs, self.redis, self.root / "postgres",
+            self.logs, self.store, self.flags, self.epochs, self.prefect, self.moto, self.gcs,
+            self.redis, self.root / "postgres",
+            *(kind(side) for side in SIDES
+              for kind in (self.bundles, self.traefik_dynamic, self.cluster)),
         )  # fmt: skip
         with writing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from domain.errors import UsageError
 from domain.routing import LATENCY_BOUNDS_SECONDS
 from sandbox import postgres, probes
-from sandbox.home import MARKER, PART, Home, inherited
+from sandbox.home import AWS, GCP, MARKER, PART, SIDES, Home, Side, inherited
 from sandbox.ports import LOOPBACK
 
 POOL = "local"
@@ -26,7 +26,7 @@ PACKAGES = ("flows", "tasks", "blocks", "domain", "deployments", "load", "sandbo
 
 PORTS = (
     "prefect", "web", "edge-internal", "edge-api", "moto", "gcs", "postgres-aws", "postgres-gcp",
-    "redis",
+    "redis", "dns",
 )  # fmt: skip
 """The names of all ports, in the order in which they are chosen."""
 
@@ -62,37 +62,54 @@ def catalogue(home: Home, ports: Mapping[str, int], password: str) -> dict[str, 
     every = (
         _prefect(home, ports),
         _worker(home, ports),
-        _traefik(home, ports),
-        _cluster(home),
+        _traefik(home, ports, AWS),
+        _traefik(home, ports, GCP),
+        _cluster(home, AWS),
+        _cluster(home, GCP),
         _postgres(home, ports, "aws", password),
         _postgres(home, ports, "gcp", password),
         _redis(home, ports),
         _moto(home, ports),
         _gcs(home, ports),
+        _dns(home, ports),
     )
     return {part.name: part for part in every}
 
 
 def addresses(home: Home, ports: Mapping[str, int], password: str) -> dict[str, str]:
     """Where everything is; the database addresses hold the password."""
-    edge_api = _url(ports["edge-api"])
+    edges = {
+        f"{key}{side.suffix.replace('-', '_')}": value
+        for side in SIDES
+        for key, value in _edge_addresses(home, ports, side).items()
+    }
     return {
+        **edges,
         "prefect_api": _url(ports["prefect"]) + "/api",
         "prefect_ui": _url(ports["prefect"]),
-        "edge_web": _url(ports["web"]),
-        "edge_internal": _url(ports["edge-internal"]),
-        "edge_api": edge_api + "/api",
-        "edge_metrics": edge_api + "/metrics",
-        "edge_dynamic": str(home.traefik_dynamic),
-        "cluster_socket": str(home.cluster_socket),
         "database_aws_url": _database(ports["postgres-aws"], password),
         "database_gcp_url": _database(ports["postgres-gcp"], password),
         "redis_url": f"redis://{LOOPBACK}:{ports['redis']}/0",
         "s3_endpoint": _url(ports["moto"]),
         "gcs_endpoint": _url(ports["gcs"]),
         "store": str(home.store),
-        "bundles": str(home.bundles),
         "flags": str(home.flags),
+        "epochs": str(home.epochs),
+        "nameserver": f"{LOOPBACK}:{ports['dns']}",
+    }
+
+
+def _edge_addresses(home: Home, ports: Mapping[str, int], side: Side) -> dict[str, str]:
+    """What there is on each side."""
+    edge_api = _url(ports["edge-api"], side)
+    return {
+        "edge_web": _url(ports["web"], side),
+        "edge_internal": _url(ports["edge-internal"], side),
+        "edge_api": edge_api + "/api",
+        "edge_metrics": edge_api + "/metrics",
+        "edge_dynamic": str(home.traefik_dynamic(side)),
+        "cluster_socket": str(home.cluster_socket(side)),
+        "bundles": str(home.bundles(side)),
     }
 
 
@@ -221,24 +238,26 @@ def _prefect_logging() -> str:
     return before + heading + levels + after
 
 
-def _traefik(home: Home, ports: Mapping[str, int]) -> Part:
-    config = home.traefik / "traefik.yml"
-    api = _url(ports["edge-api"])
+def _traefik(home: Home, ports: Mapping[str, int], side: Side) -> Part:
+    name = side.part("traefik")
+    config = home.traefik(side) / "traefik.yml"
+    api = _url(ports["edge-api"], side)
     return Part(
-        name="traefik",
+        name=name,
         command=(_program("traefik"), f"--configFile={config}"),
-        address=_url(ports["web"]),
+        address=_url(ports["web"], side),
         ready=probes.Http(f"{api}/ping"),
-        log=home.log("traefik"),
-        ports=("web", "edge-internal", "edge-api"),
-        files={config: _traefik_config(home, ports)},
+        log=home.log(name),
+        # The other side listens on the same ports of another address.
+        ports=("web", "edge-internal", "edge-api") if side is AWS else (),
+        files={config: _traefik_config(home, ports, side)},
     )
 
 
-def _traefik_config(home: Home, ports: Mapping[str, int]) -> str:
+def _traefik_config(home: Home, ports: Mapping[str, int], side: Side) -> str:
     def entry(port: str, grace: str) -> str:
         return (
-            f'    address: "{LOOPBACK}:{ports[port]}"\n'
+            f'    address: "{side.address}:{ports[port]}"\n'
             f"    transport:\n      lifeCycle:\n        graceTimeOut: {grace}\n"
         )
 
@@ -252,7 +271,7 @@ def _traefik_config(home: Home, ports: Mapping[str, int]) -> str:
         f"  traefik:\n{entry('edge-api', '1s')}"
         # The default of 2 s would eat the time in which a rollback must take effect.
         "providers:\n  providersThrottleDuration: 50ms\n"
-        f'  file:\n    directory: "{home.traefik_dynamic}"\n    watch: true\n'
+        f'  file:\n    directory: "{home.traefik_dynamic(side)}"\n    watch: true\n'
         # Insecure means: no password, on the entry point `traefik`, which is on loopback.
         "api:\n  insecure: true\n  dashboard: true\n"
         "ping:\n  entryPoint: traefik\n"
@@ -262,16 +281,17 @@ def _traefik_config(home: Home, ports: Mapping[str, int]) -> str:
     )
 
 
-def _cluster(home: Home) -> Part:
+def _cluster(home: Home, side: Side) -> Part:
+    name, socket = side.part("cluster"), home.cluster_socket(side)
     return Part(
-        name="cluster",
+        name=name,
         command=(
             sys.executable, "-m", "sandbox.cluster_supervisor",
-            "--socket", str(home.cluster_socket), "--home", str(home.cluster),
+            "--socket", str(socket), "--home", str(home.cluster(side)),
         ),
-        address=f"unix:{home.cluster_socket}",
-        ready=probes.Http("http://cluster/healthz", home.cluster_socket),
-        log=home.log("cluster"),
+        address=f"unix:{socket}",
+        ready=probes.Http("http://cluster/healthz", socket),
+        log=home.log(name),
         dies_with_supervisor=False,
     )  # fmt: skip
 
@@ -339,8 +359,23 @@ def _gcs(home: Home, ports: Mapping[str, int]) -> Part:
     )  # fmt: skip
 
 
-def _url(port: int) -> str:
-    return f"http://{LOOPBACK}:{port}"
+def _dns(home: Home, ports: Mapping[str, int]) -> Part:
+    return Part(
+        name="dns",
+        command=(
+            sys.executable, "-m", "sandbox.dns_server",
+            "--port", str(ports["dns"]), "--route53", _url(ports["moto"]),
+        ),
+        address=f"{LOOPBACK}:{ports['dns']}",
+        ready=probes.Nameserver(ports["dns"]),
+        log=home.log("dns"),
+        needs=("moto",),
+        start_seconds=60,
+    )  # fmt: skip
+
+
+def _url(port: int, side: Side = AWS) -> str:
+    return f"http://{side.address}:{port}"
 
 
 def _database(port: int, password: str) -> str:

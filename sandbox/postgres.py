@@ -27,7 +27,7 @@ SETTINGS: dict[str, str] = {
     "max_connections": "200",
     "shared_buffers": "64MB",
     "max_wal_size": "512MB",
-    "wal_level": "replica",
+    "wal_level": "logical",  # a standby in the other cloud may follow
     "fsync": "on",
     "log_min_messages": "warning",
     "timezone": "UTC",

@@ -92,6 +92,27 @@ class Redis:
             raise NotReady(f"PING was answered with {answer!r}")
 
 
+@dataclass(frozen=True)
+class Nameserver:
+    """A query is answered, be it with "no such name"."""
+
+    port: int
+
+    async def check(self, since: datetime) -> None:
+        import dns.asyncquery
+        import dns.exception
+        import dns.message
+        import dns.rcode
+
+        query = dns.message.make_query("ready.invalid.", "A")
+        try:
+            answer = await dns.asyncquery.udp(query, "127.0.0.1", timeout=3, port=self.port)
+        except (dns.exception.DNSException, OSError) as error:
+            raise NotReady(f"query for ready.invalid: {type(error).__name__} {error}") from error
+        if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+            raise NotReady(f"a query was answered with {dns.rcode.to_text(answer.rcode())}")
+
+
 async def _request(method: str, url: str, socket: Path | None, body: Any = None) -> Any:
     import httpx
 

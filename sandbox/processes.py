@@ -14,7 +14,9 @@ from typing import Any
 
 import psutil
 
-from sandbox.home import MARKER, PART, Home, Memory, Started
+from sandbox.home import MARKER, PART, SIDES, Home, Memory, Started
+
+_CLUSTERS = frozenset(side.part("cluster") for side in SIDES)
 
 
 def remember(pid: int) -> Started:
@@ -38,7 +40,7 @@ def ours(home: Home, memory: Memory, *, for_restart: bool = False) -> list[psuti
         part = _part_of(process, home, recorded)
         if part is None or (part == "supervisor" and for_restart):
             continue
-        if part == "cluster" and for_restart:
+        if part in _CLUSTERS and for_restart:
             if _is_cluster_supervisor(process, home):
                 found[process.pid] = process
             continue
@@ -79,7 +81,8 @@ def _is_cluster_supervisor(process: psutil.Process, home: Home) -> bool:
         line = process.cmdline()
     except psutil.Error:
         return False
-    return "sandbox.cluster_supervisor" in line and str(home.cluster_socket) in line
+    sockets = {str(home.cluster_socket(side)) for side in SIDES}
+    return "sandbox.cluster_supervisor" in line and not sockets.isdisjoint(line)
 
 
 def _descendants(process: psutil.Process) -> list[psutil.Process]:

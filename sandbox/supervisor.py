@@ -31,7 +31,7 @@ import psutil
 from domain.errors import SlipwayError
 from sandbox import control, parts, ports, processes
 from sandbox.control import PartStatus, State, Status
-from sandbox.home import Home, Memory
+from sandbox.home import SIDES, Home, Memory, Side
 from sandbox.probes import NotReady
 
 BACKOFF_FIRST_SECONDS = 0.5
@@ -45,7 +45,8 @@ RUN_SECONDS = 30.0  # for a flow run to undo what it holds
 LOG_BYTES = 8 * 1024 * 1024
 _PR_SET_PDEATHSIG = 1
 
-STOP_ORDER: tuple[tuple[str, ...], ...] = (("worker",), ("cluster",))
+CLUSTERS = {side.part("cluster"): side for side in SIDES}
+STOP_ORDER: tuple[tuple[str, ...], ...] = (("worker",), tuple(CLUSTERS))
 """Runs first, while what they need to undo their work is there; then what they deployed. The
 others follow together."""
 
@@ -346,8 +347,8 @@ class Supervisor:
         unit = self.units[part.name]
         if part.name == "worker":
             await self._end_runs()
-        if part.name == "cluster" and unit.pid is not None:
-            await self._stop_replicas()
+        if part.name in CLUSTERS and unit.pid is not None:
+            await self._stop_replicas(CLUSTERS[part.name])
         await self._end(unit, part)
         unit.enter(State.STOPPED)
 
@@ -361,13 +362,14 @@ class Supervisor:
         while any(processes.is_alive(run) for run in runs) and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
 
-    async def _stop_replicas(self) -> None:
-        command = [sys.executable, "-c", _STOP_CLUSTER, str(self.home.root)]
+    async def _stop_replicas(self, side: Side) -> None:
+        where = str(self.home.cluster_socket(side))
+        command = [sys.executable, "-c", _STOP_CLUSTER, where]
         helper = subprocess.Popen(command, cwd=self.home.project, stdin=subprocess.DEVNULL)
         while helper.poll() is None:
             await asyncio.sleep(0.05)
         if helper.returncode != 0:
-            _say("cluster: did not stop its replicas when it was asked to")
+            _say(f"{side.part('cluster')}: did not stop its replicas when it was asked to")
 
     # Signals and the control socket
 
@@ -425,8 +427,8 @@ class Supervisor:
 
 
 _STOP_CLUSTER = (
-    "import sys; from sandbox.control import stop_cluster; from sandbox.home import Home; "
-    "sys.exit(not stop_cluster(Home.at(sys.argv[1])))"
+    "import sys; from pathlib import Path; from sandbox.control import stop_cluster; "
+    "sys.exit(not stop_cluster(Path(sys.argv[1])))"
 )
 
 

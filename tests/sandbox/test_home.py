@@ -30,7 +30,7 @@ def test_the_environment_names_another_root(tmp_path: Path) -> None:
 
 def test_socket_paths_are_short_however_deep_the_checkout_is(tmp_path: Path) -> None:
     home = Home.at(tmp_path.joinpath(*["a-long-folder-name"] * 12))
-    assert len(os.fsencode(home.cluster_socket)) < 104
+    assert len(os.fsencode(home.cluster_socket())) < 104
     assert home.run != Home.at(tmp_path).run
 
 

@@ -219,7 +219,7 @@ def start_a_replica(home: Home, folder: Path) -> psutil.Process:
         "version": "1", "digest": "sha256:" + "0" * 64, "command": "sleep 100000", "replicas": 1,
     }  # fmt: skip
     (folder / "app").mkdir()
-    transport = httpx.HTTPTransport(uds=str(home.cluster_socket))
+    transport = httpx.HTTPTransport(uds=str(home.cluster_socket()))
     with httpx.Client(base_url="http://cluster", transport=transport) as client:
         body = {"spec": spec, "directory": str(folder)}
         client.put("/workloads/app-1", json=body).raise_for_status()

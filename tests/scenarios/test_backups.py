@@ -264,7 +264,9 @@ def test_a_damaged_copy_is_red_and_the_others_are_not(
     assert "SHA-256" in next(c.reason for c in seen.copies if c.location == "gcp")
 
 
-AGE = f"#!{sys.executable}\n" + """\
+AGE = (
+    f"#!{sys.executable}\n"
+    + """\
 import sys
 import pyrage
 key = open(sys.argv[sys.argv.index("-i") + 1]).read().strip().splitlines()[-1]
@@ -272,8 +274,12 @@ file = next((a for a in sys.argv[1:] if not a.startswith("-") and not a.endswith
 source = open(file, "rb") if file else sys.stdin.buffer
 pyrage.decrypt_io(source, sys.stdout.buffer, [pyrage.x25519.Identity.from_str(key)])
 """
-ZSTD = f"#!{sys.executable}\n" + """\
+)
+ZSTD = (
+    f"#!{sys.executable}\n"
+    + """\
 import sys
 import zstandard
 zstandard.ZstdDecompressor().copy_stream(sys.stdin.buffer, sys.stdout.buffer)
 """
+)

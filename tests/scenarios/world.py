@@ -279,7 +279,7 @@ class World:
 
     def workloads(self, application: str) -> dict[str, dict[str, Any]]:
         """All workloads of an application in every environment, previews too."""
-        transport = httpx.HTTPTransport(uds=str(self.home.cluster_socket))
+        transport = httpx.HTTPTransport(uds=str(self.home.cluster_socket()))
         with httpx.Client(transport=transport, base_url="http://cluster", timeout=10) as client:
             found = client.get("/workloads", params={"application": application})
         return {w["name"]: w for w in found.raise_for_status().json()}
@@ -383,9 +383,9 @@ class World:
         previews = [w for w in self.workloads(application).values()
                     if w["environment"].startswith("preview-")]  # fmt: skip
         assert previews == []
-        routes = [p.name for p in self.home.traefik_dynamic.iterdir()]
+        routes = [p.name for p in self.home.traefik_dynamic().iterdir()]
         assert [name for name in routes if name.startswith(f"{application}~preview-")] == []
-        drafts = self.home.traefik / f"{self.home.traefik_dynamic.name}.drafts"
+        drafts = self.home.traefik() / f"{self.home.traefik_dynamic().name}.drafts"
         assert [p.name for p in drafts.glob(f"{application}~*")] == []
         left = self._disposable_databases(application)
         assert left == []

@@ -1,0 +1,269 @@
+"""The steps of a failover: the same for a drill and for the real day."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dns.exception
+import dns.resolver
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from blocks.backup_locations import BackupLocation
+from blocks.epochs import Epochs
+from blocks.keeper import KeeperProcess
+from blocks.names import Names
+from blocks.replication import Replication
+from domain.drill_report import PhaseReport
+from domain.errors import Failed, SlipwayError
+from domain.failover import HALTS, Epoch, Phase, Tier, fenced_after, phases
+from domain.units import format_duration
+from domain.verdict import Verdict
+from tasks.sides import Side
+
+_DETECT_PAUSE_SECONDS = 0.15
+_DETECT_MISSES = 3
+_CLOSE_SECONDS = 1.0
+_RESOLVE_SECONDS = 1.0
+
+Restore = Callable[[], list[str]]
+"""Brings the newest proved copy into the standby's database; tells what it did."""
+FirstTransaction = Callable[[], str]
+"""Waits for the first good transaction of a client; tells of it."""
+
+
+@dataclass
+class Failover:
+    """Moves an application from one side to the other, phase by phase.
+
+    Attributes:
+        epochs_name: environment whose epochs decide.
+        restore: for the tier ``backup``.
+        replication: for the others.
+        patience: for each phase; RTO is what all of them are measured against.
+    """
+
+    tier: Tier
+    primary: Side
+    standby: Side
+    names: Names
+    epoch_location: BackupLocation
+    epochs: Epochs
+    epochs_name: str
+    lease: timedelta
+    ttl: timedelta
+    nameserver: str
+    replicas: dict[str, int]
+    actor: str
+    reason: str
+    logs: Path
+    first_transaction: FirstTransaction
+    log: Callable[[str], None]
+    restore: Restore | None = None
+    replication: Replication | None = None
+    patience: timedelta = timedelta(minutes=5)
+    started: float = field(default_factory=time.monotonic)
+    epoch: Epoch | None = None
+    keeper: KeeperProcess | None = None
+    reports: list[PhaseReport] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Every phase of the tier in order; the first that cannot be done ends it.
+
+        Raises:
+            SlipwayError: what stopped it; ``reports`` says how far it came.
+        """
+        for phase in phases(self.tier):
+            self.do(phase)
+
+    def do(self, phase: Phase) -> None:
+        """One phase, timed; what it did becomes part of the report."""
+        act = {
+            Phase.DETECT: self._detect,
+            Phase.DECIDE: self._decide,
+            Phase.FENCE: self._fence,
+            Phase.RESTORE: self._restore,
+            Phase.PROMOTE: self._promote,
+            Phase.SCALE: self._scale,
+            Phase.VERIFY: self._verify,
+            Phase.SWITCH: self._switch,
+            Phase.FIRST_TRANSACTION: self.first_transaction,
+        }[phase]
+        began = time.monotonic()
+        verdict, note = Verdict.ERROR, HALTS[phase]
+        try:
+            note = _phase(act, phase)
+            verdict = Verdict.PASS
+        except SlipwayError as error:
+            note = error.cause
+            raise
+        finally:
+            seconds = round(time.monotonic() - began, 3)
+            self.reports.append(
+                PhaseReport(name=phase, seconds=seconds, verdict=verdict, note=note)
+            )
+            self.log(f"{phase}: {note} ({seconds:.2f} s)")
+
+    def _detect(self) -> str:
+        """Several failures in a row, with no success between: one may be a hiccup.
+
+        Raises:
+            Failed: SLP205, the primary answers.
+        """
+        misses, deadline = 0, time.monotonic() + self.patience.total_seconds()
+        seen = ""
+        while time.monotonic() < deadline:
+            check = self.primary.answers()
+            misses = 0 if check.verdict is Verdict.PASS else misses + 1
+            if misses >= _DETECT_MISSES:
+                return f"{misses} failures in a row: {check.reason}"
+            seen = check.reason
+            time.sleep(_DETECT_PAUSE_SECONDS)
+        raise Failed(
+            "SLP205",
+            f"{self.primary.name} still answers after {format_duration(self.patience)}: {seen}",
+            help="there is nothing to fail over from; to move on purpose, use --planned",
+        )
+
+    def _decide(self) -> str:
+        return self.reason
+
+    def _fence(self) -> str:
+        """Claim the epoch; then the old side is closed by us, or its lease is over by itself."""
+        newest = self.epochs.newest()
+        if newest is None or newest.side != self.primary.name:
+            raise Failed(
+                "SLP205",
+                f"{self.primary.name} does not hold the epoch"
+                + (f": {newest.side} does" if newest else ", nobody does"),
+                help="look with `slipway readiness`; arm the side that serves, or fail back",
+            )
+        self.epoch = Epoch(
+            number=newest.number + 1,
+            side=self.standby.name,
+            claimed_at=datetime.now(UTC),
+            actor=self.actor,
+            reason=self.reason,
+        )
+        self.epochs.claim(self.epoch)
+        claimed = time.monotonic()
+        closed = _within(_CLOSE_SECONDS, lambda: self.primary.fence.close(self._number))
+        if closed is not None:
+            return f"epoch {self._number}; {self.primary.name} was closed and said so"
+        wait = fenced_after(self.lease).total_seconds() - (time.monotonic() - claimed)
+        if wait > 0:
+            time.sleep(wait)
+        return f"epoch {self._number}; {self.primary.name} does not answer, its lease is over"
+
+    def _restore(self) -> str:
+        assert self.restore is not None
+        told = self.restore()
+        self.standby.fence.arm()
+        self._open()
+        return "; ".join(told)
+
+    def _promote(self) -> str:
+        assert self.replication is not None
+        told = self.replication.promote()
+        self._open()
+        return "; ".join(told)
+
+    def _open(self) -> None:
+        """Let the new side write, and start keeping it: only after the old side cannot."""
+        newest = self.epochs.newest()
+        if newest != self.epoch:
+            raise Failed("SLP203", f"{newest and newest.side} has claimed a newer epoch meanwhile",
+                         help="somebody else moves this application")  # fmt: skip
+        self.standby.fence.open(self._number, self.lease)
+        self.keeper = self.standby.keeper(
+            self.epoch_location, self.lease, self.epochs_name, self.logs / "keeper-standby.log"
+        )
+
+    def _scale(self) -> str:
+        if self.standby.ready_replicas() != self.replicas:
+            self.standby.start(self.replicas)
+        self.standby.route()
+        what = ", ".join(f"{n} of {service}" for service, n in self.replicas.items())
+        return f"{what} ready at {self.standby.name}"
+
+    def _verify(self) -> str:
+        """Raises Failed SLP210: it does not work there, so no user is led there."""
+        state = self.standby.fence.state()
+        if not state.writable:
+            raise Failed("SLP210", f"the database of {self.standby.name} refuses writes",
+                         help="its lease is not renewed: read the keeper's log")  # fmt: skip
+        deadline = time.monotonic() + 10
+        while (check := self.standby.smoke()).verdict is not Verdict.PASS:
+            if time.monotonic() > deadline:
+                raise Failed("SLP210", f"{self.standby.name} is not fit for users: {check.reason}",
+                             help="nobody was led there; see the replicas' log")  # fmt: skip
+            time.sleep(0.05)
+        return check.reason
+
+    def _switch(self) -> str:
+        """Change the name, and see that the name server says so.
+
+        Raises:
+            Failed: SLP208, the service or the name server does not follow.
+        """
+        record = self.standby.record_for(self.ttl)
+        deadline = time.monotonic() + self.patience.total_seconds()
+        while True:
+            try:
+                self.names.point(record)
+                break
+            except Failed:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+        while (seen := resolved(self.nameserver, record.name)) != record.addresses:
+            if time.monotonic() > deadline:
+                now = ", ".join(seen) or "nobody"
+                raise Failed("SLP208", f"{record.name} still leads to {now}",
+                             help="look at the name server")  # fmt: skip
+            time.sleep(0.05)
+        return f"{record.name} leads to {', '.join(record.addresses)}, TTL {record.ttl_seconds} s"
+
+    @property
+    def _number(self) -> int:
+        assert self.epoch is not None
+        return self.epoch.number
+
+
+@task(name="phase", task_run_name="{phase}", cache_policy=NO_CACHE)
+def _phase(act: Callable[[], str], phase: Phase) -> str:
+    """A phase as Prefect shows it."""
+    return act()
+
+
+def resolved(nameserver: str, name: str) -> tuple[str, ...]:
+    """What a name server says now, without any cache; nothing when it does not answer."""
+    host, _, port = nameserver.rpartition(":")
+    resolver = dns.resolver.Resolver(configure=False)
+    resolver.nameservers, resolver.port = [host], int(port)
+    try:
+        answer = resolver.resolve(name, "A", lifetime=_RESOLVE_SECONDS)
+    except dns.exception.DNSException:
+        return ()
+    return tuple(sorted(str(found) for found in answer))
+
+
+def _within(seconds: float, act: Callable[[], int]) -> int | None:
+    """What ``act`` gives in that time, else None: who asks a frozen server waits for ever."""
+    found: list[int] = []
+
+    def run() -> None:
+        try:
+            found.append(act())
+        except SlipwayError:
+            return
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else None
