@@ -59,7 +59,13 @@ _SETTINGS = {
     "autovacuum": "off",
 }
 
-_PUBLISHING = {"wal_level": "logical", "max_wal_senders": "10", "max_replication_slots": "10"}
+# Only what has been flushed is sent to followers: without waiting for that they lag by a second.
+_PUBLISHING = {
+    "wal_level": "logical",
+    "max_wal_senders": "10",
+    "max_replication_slots": "10",
+    "synchronous_commit": "on",
+}
 
 
 class DisposableServer:

@@ -141,11 +141,15 @@ class Fence:
         Every table without a primary key also gets its whole row as its identity, without which a
         published table refuses updates.
         """
+        self.prepare()
+        self.cover()
+
+    def prepare(self) -> None:
+        """All of the fence but what makes it refuse: a lease can be granted before that."""
         with self.connection() as connection, connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(hashtext('slipway.fence'))")
             connection.execute(_SCHEMA)
             connection.execute(sql.SQL(_FUNCTION).format(database=self._login.database))
-        self.cover()
 
     def cover(self) -> tuple[str, ...]:
         """Fence tables that have come since; returns their names."""

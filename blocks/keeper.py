@@ -16,7 +16,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -111,8 +111,11 @@ class Keeper:
             fence.close(connection, number)
             self._closed_for = number
 
-    def keep(self, stdin: IO[str]) -> None:
-        """Until stdin ends. A round that fails grants nothing; the next one tries again."""
+    def keep(self, ended: Callable[[float], bool]) -> None:
+        """Until ``ended``, which is given the seconds it may wait, says so.
+
+        A round that fails grants nothing; the next one tries again.
+        """
         pause = self._lease.total_seconds() / ROUNDS_PER_LEASE
         said = ""
         while True:
@@ -121,13 +124,13 @@ class Keeper:
                     while True:
                         self.round(connection)
                         said = ""
-                        if _ended(stdin, pause):
+                        if ended(pause):
                             return
             except (SlipwayError, psycopg.Error, OSError) as error:
                 if str(error) != said:
                     said = str(error)
                     print(f"{type(error).__name__}: {said}", file=sys.stderr, flush=True)
-            if _ended(stdin, pause):
+            if ended(pause):
                 return
 
 
@@ -246,7 +249,7 @@ class KeeperProcess:
 
 def main() -> None:
     first: Any = sys.stdin.readline()
-    Keeper(Assignment.from_json(first)).keep(sys.stdin)
+    Keeper(Assignment.from_json(first)).keep(lambda seconds: _ended(sys.stdin, seconds))
 
 
 if __name__ == "__main__":

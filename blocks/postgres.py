@@ -73,6 +73,52 @@ class PostgresServer:
         with self._admin() as connection:
             self._drop(connection, database)
 
+    def set_aside(self, database: str) -> str:
+        """Give a database that holds anything another name, and end its sessions.
+
+        Its subscriptions are left to the caller. Returns the new name; empty when there was
+        nothing to keep: then it was dropped.
+        """
+        with self._admin() as connection:
+            found = connection.execute(
+                "SELECT 1 FROM pg_database WHERE datname = %s", [database]
+            ).fetchone()
+            if found is None:
+                return ""
+            if self._is_empty(database):
+                connection.execute(
+                    sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database))
+                )
+                return ""
+            kept = f"{database[:40]}_{datetime.now(UTC):%Y%m%d%H%M%S}"
+            connection.execute(
+                sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(
+                    sql.Identifier(database)
+                )
+            )
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                [database],
+            )
+            connection.execute(
+                sql.SQL("ALTER DATABASE {} RENAME TO {}").format(
+                    sql.Identifier(database), sql.Identifier(kept)
+                )
+            )
+            connection.execute(
+                sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(kept))
+            )
+        return kept
+
+    def _is_empty(self, database: str) -> bool:
+        with _connect(self.admin_url(database)) as connection:
+            row = connection.execute(
+                "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+                "WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN "
+                "('pg_catalog', 'information_schema')"
+            ).fetchone()
+        return row is not None and row[0] == 0
+
     def databases(self) -> tuple[str, ...]:
         with self._admin() as connection:
             rows = connection.execute(

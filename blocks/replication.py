@@ -89,6 +89,16 @@ class Replication:
                 )
             )
 
+    def is_set_up(self) -> bool:
+        """Whether the standby subscribes; not whether it gets anything."""
+        with self.standby.connect() as connection, self._asking(self.standby):
+            row = connection.execute(
+                "SELECT 1 FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid "
+                "WHERE s.subname = %s AND d.datname = current_database()",
+                [self.name],
+            ).fetchone()
+        return row is not None
+
     def copy_schema(self) -> None:
         """Make the primary's schema in the standby's empty database."""
         with self.primary.connect() as connection:
@@ -238,6 +248,48 @@ class Replication:
                 f"{login.place} does not follow or publish: {said}",
                 help="see `slipway readiness APP`",
             ) from error
+
+
+def differences(one_url: str, other_url: str) -> list[str]:
+    """Tables that two databases do not hold the same rows of, each in a clause; ours left out.
+
+    Rows are compared by their number and the sum of 64-bit hashes of their text: an accident does
+    not pass, and no order matters.
+    """
+    one, other = _digests(one_url), _digests(other_url)
+    return [
+        f"{table}: {_rows_of(one.get(table))} and {_rows_of(other.get(table))}"
+        for table in sorted({*one, *other})
+        if one.get(table) != other.get(table)
+    ]
+
+
+def _rows_of(seen: tuple[int, str] | None) -> str:
+    return "no such table" if seen is None else f"{seen[0]} rows ({seen[1]})"
+
+
+def _digests(url: str) -> dict[str, tuple[int, str]]:
+    login = Login(url)
+    with login.connect() as connection:
+        try:
+            tables = connection.execute(
+                "SELECT n.nspname, c.relname FROM pg_class c "
+                "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' "
+                "AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'slipway')"
+            ).fetchall()
+            found = {}
+            for schema, table in tables:
+                row = connection.execute(
+                    sql.SQL(
+                        "SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)), 0)::text "
+                        "FROM {} t"
+                    ).format(sql.Identifier(str(schema), str(table)))
+                ).fetchone()
+                assert row is not None
+                found[f"{schema}.{table}"] = (int(row[0]), str(row[1])[-12:])
+        except psycopg.Error as error:
+            raise login.refused(error) from error
+    return found
 
 
 def forget_subscriptions(url: str) -> None:

@@ -337,7 +337,7 @@ def render(routing: Routing, api: str) -> tuple[Json, str]:
     services[witness] = {"loadBalancer": {"servers": [{"url": api}]}}
     routers[witness] = {
         "entryPoints": ["internal"],
-        "rule": f"Host({_quote(routing.host)}) && Path({_quote(WITNESS_PATH)})",
+        "rule": f"{_host_rule(routing)} && Path({_quote(WITNESS_PATH)})",
         "service": witness,
     }
     http: Json = {
@@ -372,7 +372,7 @@ def _add_public(routers: Json, services: Json, routing: Routing, route: Route) -
         name = _name(service, str(index))
         public = {
             "entryPoints": ["web"],
-            "rule": f"Host({_quote(routing.host)}) && {_path_rule(path)}",
+            "rule": f"{_host_rule(routing)} && {_path_rule(path)}",
             "service": service,
             "priority": _priority(path),
             "middlewares": [_name(me, "replay"), _name(me, "redial")],
@@ -491,6 +491,12 @@ def _path_rule(path: str) -> str:
     return f"(Path({_quote(path)}) || PathPrefix({_quote(path + '/')}))"
 
 
+def _host_rule(routing: Routing) -> str:
+    """The environment's own name first: that is how it is found again."""
+    names = [f"Host({_quote(name)})" for name in (routing.host, *routing.canonical().also)]
+    return names[0] if len(names) == 1 else f"({' || '.join(names)})"
+
+
 def _quote(text: str) -> str:
     """A string literal of Traefik's rule language, which is Go's."""
     return json.dumps(text, ensure_ascii=False).replace("{", "\\u007b")
@@ -522,6 +528,7 @@ def rebuild(raw: Json, application: str, environment: str) -> Routing | None:
         application=application,
         environment=environment,
         host=_argument("Host", witness["rule"]),
+        also=tuple(json.loads(name) for name in re.findall(_HOST, witness["rule"])[1:]),
         routes=tuple(routes),
     ).canonical()
 
@@ -585,6 +592,7 @@ def _routed_path(rule: str) -> str:
     return _argument("Path" if exact else "PathPrefix", rule)
 
 
+_HOST = r'\bHost\(("(?:[^"\\]|\\.)*")\)'
 _TEXT = r'("(?:[^"\\]|\\.)*")'
 
 

@@ -682,6 +682,124 @@ def drill(
     )
 
 
+@command(app, "readiness")
+def readiness(
+    context: typer.Context,
+    application: Application,
+    environment: Environment = "production",
+    detach: Detach = False,
+) -> int:
+    """Say whether the standby in the other cloud could take over now. Changes nothing.
+
+    Examples:
+        slipway readiness diet-game -e production
+        slipway readiness diet-game --json
+    """
+    from deployments import recovering
+
+    return recovering.move(
+        _home(), _console(context), "standby", application, environment, {"check_only": True},
+        detach=detach,
+    )  # fmt: skip
+
+
+@command(app, "standby")
+def standby(
+    context: typer.Context,
+    application: Application,
+    environment: Environment = "production",
+    detach: Detach = False,
+) -> int:
+    """Bring the standby in the other cloud to its tier, and put both sides under leases.
+
+    Examples:
+        slipway standby diet-game -e production
+    """
+    from deployments import recovering
+
+    return recovering.move(
+        _home(), _console(context), "standby", application, environment, {}, detach=detach
+    )
+
+
+@command(app, "failover")
+def failover(
+    context: typer.Context,
+    application: Application,
+    environment: Environment = "production",
+    planned: Annotated[
+        bool, typer.Option("--planned", help="Both sides work: lose nothing, or do not move.")
+    ] = False,
+    approve: Annotated[
+        str, typer.Option("--approve", metavar="PLAN", help="Say yes to a plan, by its digest.")
+    ] = "",
+    person: Annotated[
+        str, typer.Option("--person", metavar="NAME", help="Who says yes; else who you are.")
+    ] = "",
+    break_glass: Annotated[
+        str,
+        typer.Option("--break-glass", metavar="REASON", help="Why one person's yes must do."),
+    ] = "",
+    apply: Annotated[
+        str, typer.Option("--apply", metavar="PLAN", help="Carry out an approved plan.")
+    ] = "",
+    detach: Detach = False,
+) -> int:
+    """Move users to the other cloud. Without --apply, say what that loses and what waiting does.
+
+    It takes two people who approve the plan, or one with --break-glass.
+
+    Examples:
+        slipway failover diet-game -e production
+        slipway failover diet-game --approve PLAN --person ann
+        slipway failover diet-game --apply PLAN
+        slipway failover diet-game --planned
+    """
+    from deployments import recovering
+
+    if approve:
+        return recovering.approve(
+            _home(), _console(context), application, environment, approve, person, break_glass
+        )
+    given = {"plan": apply, "apply": bool(apply), "planned": planned}
+    return recovering.move(
+        _home(), _console(context), "failover", application, environment, given, detach=detach
+    )
+
+
+@command(app, "failback")
+def failback(
+    context: typer.Context,
+    application: Application,
+    environment: Environment = "production",
+    apply: Annotated[
+        str, typer.Option("--apply", metavar="PLAN", help="Carry out an approved plan.")
+    ] = "",
+    accept_loss: Annotated[
+        str,
+        typer.Option(
+            "--accept-loss", metavar="REASON", help="Leave behind what only the old side has."
+        ),
+    ] = "",
+    detach: Detach = False,
+) -> int:
+    """Bring rows and users back from the other cloud, once nothing is lost by it.
+
+    Plans are approved with `slipway failover APP --approve PLAN`.
+
+    Examples:
+        slipway failback diet-game -e production
+        slipway failback diet-game --apply PLAN
+        slipway failback diet-game --accept-loss "test rows" --apply PLAN
+    """
+    from deployments import recovering
+
+    given = {"plan": apply, "apply": bool(apply), "accept_loss": accept_loss}
+    return recovering.move(
+        _home(), _console(context), "failback", application, environment, given, detach=detach
+    )
+
+
 # --- backups --------------------------------------------------------------------------------
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from deployments import backing
+from blocks.file_store import FileStore
+from deployments import backing, releasing
+from deployments.commands import place_of
 from deployments.console import Console, table
 from deployments.releasing import Place
 from domain.drill import SCENARIOS
 from domain.drill_report import RecoveryReport
-from domain.errors import SlipwayError
-from domain.failover import spans
+from domain.errors import SlipwayError, UsageError
+from domain.failover import Approval, spans
 from domain.verdict import Check, Verdict
 from sandbox.home import Home
 
@@ -28,6 +32,50 @@ def drill(
 ) -> int:
     """Start a drill and follow it to its report."""
     return backing.start(home, console, "drill", application, environment, given, detach=detach)
+
+
+def move(
+    home: Home,
+    console: Console,
+    flow: str,
+    application: str,
+    environment: str,
+    given: Mapping[str, Any],
+    *,
+    detach: bool,
+) -> int:
+    """Start a failover, a failback, or a look at the standby, and follow it."""
+    return backing.start(home, console, flow, application, environment, given, detach=detach)
+
+
+def approve(
+    home: Home,
+    console: Console,
+    application: str,
+    environment: str,
+    digest: str,
+    person: str,
+    break_glass: str,
+) -> int:
+    """Record one person's yes to a plan.
+
+    Raises:
+        UsageError: SLP206, the digest is none.
+    """
+    if not re.fullmatch(r"[0-9a-f]{16}", digest):
+        raise UsageError("SLP206", f"{digest!r} is no digest of a plan",
+                         help=f"`slipway failover {application}` shows it")  # fmt: skip
+    _, place = place_of(home, console, application, environment)
+    yes = Approval(person=person or releasing.who(), plan=digest, at=datetime.now(UTC),
+                   break_glass=break_glass)  # fmt: skip
+    key = yes.key(application, environment)
+    FileStore(place.store).create(key, yes.model_dump_json().encode())
+    document = {"plan": digest, "person": yes.person, "break_glass": break_glass or None}
+    console.finish(
+        f"{yes.person} approved plan {digest}", document,
+        next=[f"slipway failover {application} -e {environment} --apply {digest}"],
+    )  # fmt: skip
+    return 0
 
 
 def scenarios(console: Console) -> int:

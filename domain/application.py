@@ -642,6 +642,12 @@ class Application(_Model):
     def host_in(self, environment: str) -> str:
         return self.environment(environment).host or f"{self.name}.{environment}.localhost"
 
+    def also_in(self, environment: str) -> tuple[str, ...]:
+        """Other public names: that above both clouds leads to either."""
+        named = self.recovery
+        both = (named.environment, named.standby) if named else ()
+        return (named.name,) if named and environment in both else ()
+
     def smoke_checks(self) -> tuple[SmokeCheck, ...]:
         """The declared checks, else one of each public service's readiness path or route."""
         if self.smoke:

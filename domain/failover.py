@@ -7,6 +7,7 @@ the newest heartbeat that was recovered to the fault. RTO and RPO are the object
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -194,6 +195,17 @@ class Approval(_Model):
     plan: str = Field(description="Digest of the plan that was approved.")
     at: AwareDatetime
     break_glass: str = Field("", description="Why one person's yes must do.")
+
+    def key(self, application: str, environment: str) -> str:
+        """Where it is kept: one for each time that a person says yes."""
+        who = hashlib.sha256(self.person.strip().casefold().encode()).hexdigest()[:12]
+        folder = approvals_of(application, environment, self.plan)
+        return f"{folder}/{who}-{self.at.timestamp():.0f}.json"
+
+
+def approvals_of(application: str, environment: str, plan: str) -> str:
+    """Where the approvals of a plan are kept."""
+    return f"approvals/{application}/{environment}/{plan}"
 
 
 def approval_problem(

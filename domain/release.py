@@ -212,6 +212,7 @@ def routing_for(
     known: Routing | None = None,
     mirrors: Mapping[str, Mapping[str, int]] | None = None,
     testing: Mapping[str, Testing] | None = None,
+    also: tuple[str, ...] = (),
 ) -> Routing:
     """What the edge should do: every ready workload listed, ``weights`` among them.
 
@@ -266,7 +267,9 @@ def routing_for(
         )
         for service, found in backends.items()
     )
-    return Routing(application=application, environment=environment, host=host, routes=routes)
+    return Routing(
+        application=application, environment=environment, host=host, also=also, routes=routes
+    )
 
 
 class Stage(_Frozen):

@@ -97,6 +97,7 @@ class Routing(_Frozen):
     application: Name
     environment: Name
     host: str = Field(description="Public host name of the environment.")
+    also: tuple[str, ...] = Field((), description="Other public names that lead here.")
     routes: tuple[Route, ...]
 
     def weight(self, workload: str) -> int:
@@ -105,7 +106,8 @@ class Routing(_Frozen):
     def canonical(self) -> Routing:
         """The same routing in the one form that two readers compare: sorted, without zeros."""
         routes = sorted((route.canonical() for route in self.routes), key=lambda r: r.service)
-        return self.model_copy(update={"routes": tuple(routes)})
+        also = tuple(sorted({*self.also} - {self.host}))
+        return self.model_copy(update={"routes": tuple(routes), "also": also})
 
 
 class Counts(_Frozen):

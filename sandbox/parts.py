@@ -72,6 +72,8 @@ def catalogue(home: Home, ports: Mapping[str, int], password: str) -> dict[str, 
         _moto(home, ports),
         _gcs(home, ports),
         _dns(home, ports),
+        _keeper(home, ports, AWS, password),
+        _keeper(home, ports, GCP, password),
     )
     return {part.name: part for part in every}
 
@@ -371,6 +373,22 @@ def _dns(home: Home, ports: Mapping[str, int]) -> Part:
         log=home.log("dns"),
         needs=("moto",),
         start_seconds=60,
+    )  # fmt: skip
+
+
+def _keeper(home: Home, ports: Mapping[str, int], side: Side, password: str) -> Part:
+    name, database = f"keeper-{side.name}", f"postgres-{side.name}"
+    return Part(
+        name=name,
+        command=(
+            sys.executable, "-m", "sandbox.keeper", "--side", side.name,
+            "--store", str(home.store), "--epochs", str(home.epochs),
+        ),
+        environ={"SLIPWAY_KEEPER_DATABASE": _database(ports[database], password)},
+        address=f"leases in {database}",
+        ready=probes.Alive(),
+        log=home.log(name),
+        needs=(database,),
     )  # fmt: skip
 
 

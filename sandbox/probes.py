@@ -93,6 +93,14 @@ class Redis:
 
 
 @dataclass(frozen=True)
+class Alive:
+    """It runs; what it does shows elsewhere."""
+
+    async def check(self, since: datetime) -> None:
+        return
+
+
+@dataclass(frozen=True)
 class Nameserver:
     """A query is answered, be it with "no such name"."""
 

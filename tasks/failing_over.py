@@ -16,9 +16,9 @@ from prefect.cache_policies import NO_CACHE
 
 from blocks.backup_locations import BackupLocation
 from blocks.epochs import Epochs
-from blocks.keeper import KeeperProcess
+from blocks.keeper import KeeperProcess, record_sequences
 from blocks.names import Names
-from blocks.replication import Replication
+from blocks.replication import Replication, differences
 from domain.drill_report import PhaseReport
 from domain.errors import Failed, SlipwayError
 from domain.failover import HALTS, Epoch, Phase, Tier, fenced_after, phases
@@ -30,6 +30,8 @@ _DETECT_PAUSE_SECONDS = 0.15
 _DETECT_MISSES = 3
 _CLOSE_SECONDS = 1.0
 _RESOLVE_SECONDS = 1.0
+_BRIDGE = timedelta(seconds=30)
+"""A first lease for a side whose keeper has to notice first that the epoch is its own."""
 
 Restore = Callable[[], list[str]]
 """Brings the newest proved copy into the standby's database; tells what it did."""
@@ -45,6 +47,8 @@ class Failover:
         epochs_name: environment whose epochs decide.
         restore: for the tier ``backup``.
         replication: for the others.
+        planned: both sides work: nothing may be lost, and what fails is taken back.
+        starts_keeper: a drill keeps its own sides; the real ones have keepers of their own.
         patience: for each phase; RTO is what all of them are measured against.
     """
 
@@ -66,9 +70,12 @@ class Failover:
     log: Callable[[str], None]
     restore: Restore | None = None
     replication: Replication | None = None
+    planned: bool = False
+    starts_keeper: bool = True
     patience: timedelta = timedelta(minutes=5)
     started: float = field(default_factory=time.monotonic)
     epoch: Epoch | None = None
+    switched: bool = False
     keeper: KeeperProcess | None = None
     reports: list[PhaseReport] = field(default_factory=list)
 
@@ -78,8 +85,13 @@ class Failover:
         Raises:
             SlipwayError: what stopped it; ``reports`` says how far it came.
         """
-        for phase in phases(self.tier):
-            self.do(phase)
+        try:
+            for phase in phases(self.tier):
+                self.do(phase)
+        except SlipwayError:
+            if self.planned and self.epoch is not None and not self.switched:
+                self._give_back()
+            raise
 
     def do(self, phase: Phase) -> None:
         """One phase, timed; what it did becomes part of the report."""
@@ -110,6 +122,17 @@ class Failover:
             self.log(f"{phase}: {note} ({seconds:.2f} s)")
 
     def _detect(self) -> str:
+        """Raises Failed SLP205: there is nothing to fail over from."""
+        return self._planned() if self.planned else self._noticed()
+
+    def _planned(self) -> str:
+        check = self.primary.answers()
+        if check.verdict is not Verdict.PASS:
+            raise Failed("SLP205", f"{self.primary.name} does not serve: {check.reason}",
+                         help="a planned move needs both sides; leave --planned out")  # fmt: skip
+        return f"planned: {self.primary.name} answers"
+
+    def _noticed(self) -> str:
         """Several failures in a row, with no success between: one may be a hiccup.
 
         Raises:
@@ -155,6 +178,9 @@ class Failover:
         closed = _within(_CLOSE_SECONDS, lambda: self.primary.fence.close(self._number))
         if closed is not None:
             return f"epoch {self._number}; {self.primary.name} was closed and said so"
+        if self.planned:
+            raise Failed("SLP204", f"{self.primary.name} did not say that it is closed",
+                         help="it gets its epoch back; look at its database")  # fmt: skip
         wait = fenced_after(self.lease).total_seconds() - (time.monotonic() - claimed)
         if wait > 0:
             time.sleep(wait)
@@ -169,9 +195,45 @@ class Failover:
 
     def _promote(self) -> str:
         assert self.replication is not None
-        told = self.replication.promote()
+        told = self._everything_came() if self.planned else []
+        told += self.replication.promote()
         self._open()
         return "; ".join(told)
+
+    def _everything_came(self) -> list[str]:
+        """The closed side's last heartbeat has arrived, and every table is the same.
+
+        Raises:
+            Failed: SLP207, something is missing at the new side.
+        """
+        assert self.replication is not None
+        with self.primary.fence.connection() as connection:
+            row = connection.execute(
+                "INSERT INTO slipway.heartbeat (sequence, source) VALUES (0, 'last') RETURNING at"
+            ).fetchone()
+            record_sequences(connection)
+        assert row is not None
+        if not self.replication.await_beat(row[0], self.patience.total_seconds()):
+            raise Failed("SLP207", f"what {self.primary.name} has did not arrive in time",
+                         help="it gets its epoch back; see `slipway readiness`")  # fmt: skip
+        differ = differences(self.primary.admin_url, self.standby.admin_url)
+        if differ:
+            raise Failed("SLP207", f"the sides differ: {'; '.join(differ[:5])}",
+                         help="the old side serves on; make the standby anew")  # fmt: skip
+        return ["everything arrived: all tables are the same"]
+
+    def _give_back(self) -> None:
+        """A planned move that did not come about: the old side serves on, under a newer epoch."""
+        again = Epoch(
+            number=self._number + 1,
+            side=self.primary.name,
+            claimed_at=datetime.now(UTC),
+            actor=self.actor,
+            reason="the planned move did not come about",
+        )
+        self.epochs.claim(again)
+        self.primary.fence.open(again.number, _BRIDGE)
+        self.log(f"{self.primary.name} serves on under epoch {again.number}")
 
     def _open(self) -> None:
         """Let the new side write, and start keeping it: only after the old side cannot."""
@@ -179,7 +241,9 @@ class Failover:
         if newest != self.epoch:
             raise Failed("SLP203", f"{newest and newest.side} has claimed a newer epoch meanwhile",
                          help="somebody else moves this application")  # fmt: skip
-        self.standby.fence.open(self._number, self.lease)
+        self.standby.fence.open(self._number, self.lease if self.starts_keeper else _BRIDGE)
+        if not self.starts_keeper:
+            return
         self.keeper = self.standby.keeper(
             self.epoch_location, self.lease, self.epochs_name, self.logs / "keeper-standby.log"
         )
@@ -216,6 +280,7 @@ class Failover:
         while True:
             try:
                 self.names.point(record)
+                self.switched = True
                 break
             except Failed:
                 if time.monotonic() > deadline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import psycopg
 from prefect import task
@@ -11,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from blocks import sealing
 from blocks.epochs import Epochs
+from blocks.fence import clock
 from blocks.platform import Platform
 from blocks.postgres import database_name
 from blocks.postgres_programs import Login
@@ -23,6 +25,10 @@ from domain.release import BuildRecord
 from domain.verdict import Check, Verdict
 from tasks.proving import needed_rung
 from tasks.saving import vaults_of
+from tasks.sides import replicas_for
+
+if TYPE_CHECKING:
+    from tasks.standing_by import Pair
 
 CLOCKS_APART = timedelta(seconds=30)
 
@@ -53,8 +59,9 @@ class Readiness:
 
     def __init__(
         self, primary: Platform, standby: Platform, record: BuildRecord, policy: Recovery,
-        tier: Tier,
+        tier: Tier, pair: Pair | None = None,
     ) -> None:  # fmt: skip
+        self.pair = pair
         self.primary, self.standby = primary, standby
         self.record, self.policy, self.tier = record, policy, tier
 
@@ -76,6 +83,14 @@ class Readiness:
         }
         if self.tier is not Tier.BACKUP:
             looks["replication"] = self.replication
+        if self.pair is not None:
+            looks["lease"] = lambda pair=self.pair: lease(pair)  # type: ignore[misc]
+            if self.tier is not Tier.BACKUP:
+                looks["following"] = lambda pair=self.pair: following(pair)  # type: ignore[misc]
+                looks["schema"] = lambda pair=self.pair: schema(pair)  # type: ignore[misc]
+                looks["fence of the standby"] = lambda pair=self.pair: closed(pair)  # type: ignore[misc]
+            if self.tier is Tier.HOT:
+                looks["replicas"] = lambda pair=self.pair: replicas(pair)  # type: ignore[misc]
         return [_made(name, look) for name, look in looks.items()]
 
     def versions(self) -> Check:
@@ -182,6 +197,8 @@ class Readiness:
 
     @property
     def _here(self) -> str:
+        if self.pair is not None:
+            return self.pair.primary().admin_url
         name = database_name(self.record.application.name, self.policy.environment)
         return self.primary.database.admin_url(name)
 
@@ -195,6 +212,62 @@ class Readiness:
         copies = [copy for vault in outside for copy in vault.copies()]
         where = ", ".join(v.location for v in outside) or "any place outside"
         return newest_proved(copies, self._needed), where
+
+
+def lease(pair: Pair) -> Check:
+    """Whether the side that serves is under a lease that somebody renews."""
+    side = pair.primary()
+    state = side.fence.state()
+    if not state.armed:
+        return rules.check("lease", False, f"{side.name} is not armed: run `slipway standby`")
+    if state.unfenced:
+        said = f"{side.name} has tables without a fence: {', '.join(state.unfenced[:5])}"
+        return rules.check("lease", False, said)
+    left = (state.until - state.now).total_seconds()
+    said = (
+        f"{side.name} may write for {left:.1f} s more, renewed as long as epoch {state.epoch} is "
+        "its own"
+        if left > 0
+        else f"the lease of {side.name} is over since {-left:.1f} s"
+    )
+    return rules.check("lease", left > 0, said, value=round(left, 3), limit=0)
+
+
+def following(pair: Pair) -> Check:
+    """How far the standby is behind."""
+    source, target = pair.primary(), pair.standby()
+    seen = pair.replication(source, target).following()
+    behind = None
+    if seen.newest_beat is not None:
+        with source.fence.connection() as connection:
+            behind = (clock(connection) - seen.newest_beat).total_seconds()
+    limit = max(pair.policy.lease, timedelta(seconds=5))
+    return rules.lag(behind, seen.alive, seen.waiting, limit)
+
+
+def schema(pair: Pair) -> Check:
+    from tasks.standing_by import schema_drift
+
+    return rules.schema(schema_drift(pair.primary(), pair.standby()))
+
+
+def closed(pair: Pair) -> Check:
+    """A standby that may be written to holds rows that nobody else has."""
+    side = pair.standby()
+    state = side.fence.state()
+    if state.unfenced or not state.armed:
+        missing = ", ".join(state.unfenced[:5]) or "all of it"
+        return rules.check("fence of the standby", False, f"open: {missing}")
+    said = "open: it holds a lease" if state.until > state.now else "closed"
+    return rules.check("fence of the standby", state.until <= state.now, said)
+
+
+def replicas(pair: Pair) -> Check:
+    side = pair.standby()
+    wanted, seen = replicas_for(pair.record, pair.policy.environment), side.ready_replicas()
+    missing = {s: f"{seen[s]} of {n}" for s, n in wanted.items() if seen[s] < n}
+    said = ", ".join(f"{n} of {s}" for s, n in missing.items()) or "all are ready"
+    return rules.check("replicas", not missing, said)
 
 
 @task(name="check readiness", cache_policy=NO_CACHE)

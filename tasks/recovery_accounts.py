@@ -16,6 +16,7 @@ from prefect.events import emit_event
 from prefect.states import Completed, Failed
 
 from blocks import sentry
+from blocks.drill_clients import DrillClients
 from blocks.platform import Platform
 from blocks.records import Records
 from blocks.sentry import About
@@ -30,11 +31,13 @@ from domain.drill_report import (
 from domain.errors import SlipwayError
 from domain.evidence_chain import Event
 from domain.failover import Achieved, Tier
-from domain.verdict import Check, Verdict
+from domain.readiness import score
+from domain.verdict import Check, Verdict, worst
 from tasks.drill_page import page_of
 from tasks.drilling import Wanted, World
 from tasks.releasing import run_id
 from tasks.reporting import interrupted
+from tasks.standing_by import Pair
 
 
 @dataclass
@@ -64,6 +67,7 @@ class RecoveryAccount:
     lines: list[str] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     world: World | None = None
+    changed: bool = False
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: float = field(default_factory=time.monotonic)
 
@@ -117,6 +121,31 @@ class RecoveryAccount:
         """What the world tells from now on becomes part of the account."""
         self.world, self.events = world, world.events
 
+    def moving(self, pair: Pair) -> None:
+        """From here on something may be changed."""
+        self.rto_seconds = pair.policy.rto.total_seconds()
+        self.rpo_seconds = pair.policy.rpo.total_seconds()
+        self.changed = True
+
+    def judge_move(self, clients: DrillClients, done: Achieved, fault_at: float) -> None:
+        """Of the real names: readers saw it; what was lost is told by what the old side holds."""
+        assert self.rto_seconds is not None and self.rpo_seconds is not None
+        attempts = clients.attempts()
+        self.timeline = timeline(attempts)
+        self.fault_at = round(fault_at - min(a.sent for a in attempts), 3)
+        self.done = done
+        self.outcome, self.reason, self.checks = judged(
+            done, self.rto_seconds, self.rpo_seconds, self.phases, ()
+        )
+
+    def judge_readiness(self, checks: list[Check]) -> None:
+        """One score with its reasons."""
+        self.readiness = checks
+        percent, said = score(checks)
+        good = worst(c.verdict for c in checks) is Verdict.PASS
+        self.outcome = RecoveryOutcome.PASSED if good else RecoveryOutcome.MISSED
+        self.reason = f"{percent} % ready: {said}"
+
     def judge(self, done: Achieved, checks: list[Check]) -> None:
         """After everything was removed."""
         assert self.world is not None and self.world.clients is not None
@@ -156,7 +185,7 @@ def recovery_accounted(account: RecoveryAccount) -> Iterator[RecoveryAccount]:
     try:
         yield account
     except SlipwayError as error:
-        refused = error.exit_code in (2, 4, 5) or not account.events
+        refused = error.exit_code in (2, 4, 5) or not (account.events or account.changed)
         account.outcome = RecoveryOutcome.REFUSED if refused else RecoveryOutcome.FAILED
         _tell(account, error)
         raise

@@ -577,10 +577,10 @@ class Rollout:
         has = {w for shares in weights.values() for w, share in shares.items() if share}
         serving = [s for s in sides if any(t.workload in has for t in s.targets)] or sides[:1]
         application, environment = serving[-1].record.application, self.journal.environment
-        host = application.host_in(environment)
+        host, also = application.host_in(environment), application.also_in(environment)
         try:
             return routing_for(
-                host, application.name, environment, parts, weights, known, mirrors, testing
+                host, application.name, environment, parts, weights, known, mirrors, testing, also
             )
         except ValueError as error:
             raise Failed(

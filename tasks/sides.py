@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from blocks.backup_locations import BackupLocation
@@ -14,12 +14,10 @@ from blocks.http_probe import probe
 from blocks.keeper import Assignment, KeeperProcess
 from blocks.names import Record
 from blocks.platform import Platform
-from domain.errors import Failed
 from domain.release import BuildRecord, routing_for, targets, workload_name, workload_spec
-from domain.units import format_duration
 from domain.verdict import Check, Verdict, worst
 from tasks.candidates import wait_until_ready
-from tasks.environs import peer_environ
+from tasks.environs import peer_environ, service_environ
 
 _PROBE_SECONDS = 0.7
 
@@ -30,7 +28,9 @@ class Side:
 
     Attributes:
         environment: under which cluster and edge know it there.
-        host: public name that its edge answers to.
+        host: name that its edge answers to.
+        public: the DNS name above both sides; empty: ``host``.
+        release: number in the names of its workloads.
         database_url: as the application's own role; a secret.
         admin_url: the same database as a role that may alter every table; a secret.
         marker: id of the drill that all its processes carry; empty on the real day.
@@ -44,6 +44,8 @@ class Side:
     database_url: str = field(repr=False)
     admin_url: str = field(repr=False)
     redis_url: str = field(default="", repr=False)
+    release: int = 1
+    public: str = ""
     marker: str = ""
     expires_at: datetime | None = None
 
@@ -67,7 +69,7 @@ class Side:
         """Name of the workload by service."""
         application = self.record.application
         return {
-            service: workload_name(application.name, self.environment, service, 1)
+            service: workload_name(application.name, self.environment, service, self.release)
             for service in application.services
         }
 
@@ -105,7 +107,14 @@ class Side:
             if workload is not None and workload.addresses
         }
         self.platform.edge.write(
-            routing_for(self.host, application.name, self.environment, parts, weights)
+            routing_for(
+                self.host,
+                application.name,
+                self.environment,
+                parts,
+                weights,
+                also=(self.public,) if self.public else (),
+            )
         )
 
     def ready_replicas(self) -> dict[str, int]:
@@ -151,7 +160,8 @@ class Side:
 
     def record_for(self, ttl: timedelta) -> Record:
         """The DNS record that leads users here."""
-        return Record(self.host, (self.address,), max(1, round(ttl.total_seconds())))
+        name = self.public or self.host
+        return Record(name, (self.address,), max(1, round(ttl.total_seconds())))
 
     def keeper(self, epochs: BackupLocation, lease: timedelta, environment: str, log: Path
                ) -> KeeperProcess:  # fmt: skip
@@ -173,7 +183,8 @@ class Side:
 
     def _host_header(self) -> str:
         port = self.platform.edge_web.rpartition(":")[2].rstrip("/")
-        return f"{self.host}:{port}" if port.isdigit() else self.host
+        name = self.public or self.host
+        return f"{name}:{port}" if port.isdigit() else name
 
     def _edge_url(self) -> str:
         return self.platform.edge_web
@@ -188,6 +199,8 @@ class Side:
         return (check.path, check.status) if check else ("/", 200)
 
     def _environ(self, service: str, names: Mapping[str, str]) -> dict[str, str]:
+        if not self.marker:
+            return service_environ(self.platform, self.record, self.environment, service, names)
         backing = {"DATABASE_URL": self.database_url}
         if self.redis_url:
             backing["REDIS_URL"] = self.redis_url
@@ -210,28 +223,3 @@ def replicas_for(record: BuildRecord, environment: str) -> dict[str, int]:
         name: service.replicas_in(environment)
         for name, service in record.application.services.items()
     }
-
-
-def clocks_apart(one: Side, other: Side, most: timedelta) -> Check:
-    """Whether the database servers agree on the time: heartbeats of two clocks are compared.
-
-    A wrong clock makes no side writable, but every measured age wrong.
-    """
-    now = datetime.now(UTC)
-    seen = {}
-    for side in (one, other):
-        with side.fence.connection() as connection:
-            row = connection.execute("SELECT clock_timestamp()").fetchone()
-        if row is None:
-            raise Failed("SLP211", f"{side.name} told no time", help="ask it: SELECT now()")
-        seen[side.name] = abs(row[0] - now)
-    worst_side = max(seen, key=lambda name: seen[name])
-    apart = seen[worst_side]
-    return Check(
-        name="clocks",
-        verdict=Verdict.PASS if apart <= most else Verdict.FAIL,
-        reason=f"the clock of {worst_side} is {apart.total_seconds():.1f} s from ours, the limit "
-        f"is {format_duration(most)}",
-        value=round(apart.total_seconds(), 3),
-        limit=most.total_seconds(),
-    )
