@@ -156,6 +156,12 @@ class Fence:
         with self.connection() as connection:
             return cover(connection)
 
+    def reset(self) -> None:
+        """Forget the epochs of the database that this one is a copy of; without a fence nothing."""
+        with self.connection() as connection:
+            if state(connection).armed:
+                connection.execute("SELECT setval('slipway.epoch', 0), setval('slipway.lease', 0)")
+
     def disarm(self) -> None:
         """Take the fence down: everybody who could write before may write."""
         with self.connection() as connection:

@@ -76,6 +76,8 @@ class PostgresSource:
             with self._snapshot(connection) as (snapshot, data_time, extensions):
                 process = program.start(
                     "--format=custom", "--compress=0", "--no-password", f"--snapshot={snapshot}",
+                    # A copy that was restored elsewhere follows nobody, and nobody follows it.
+                    "--no-publications", "--no-subscriptions",
                     f"--lock-wait-timeout={int(self._lock_wait.total_seconds() * 1000)}",
                     self._login.argument,
                     environ=self._login.environ, errors=errors, stdout=subprocess.PIPE,

@@ -658,6 +658,9 @@ def drill(
         int, typer.Option("--seed", metavar="N", help="Of the moment of the fault.")
     ] = 0,
     scenarios: Annotated[bool, typer.Option("--scenarios", help="List the library.")] = False,
+    reap: Annotated[
+        bool, typer.Option("--reap", help="End every drill, and remove what is left of any.")
+    ] = False,
     detach: Detach = False,
 ) -> int:
     """Rehearse the loss of a cloud on a twin, with users on it.
@@ -669,6 +672,7 @@ def drill(
         slipway drill diet-game --tier backup --fault freeze --json
         slipway drill diet-game --scenario partition
         slipway drill --scenarios
+        slipway drill diet-game --reap
     """
     from deployments import recovering
 
@@ -676,6 +680,8 @@ def drill(
         return recovering.scenarios(_console(context))
     if not application:
         raise UsageError("SLP000", "no application is named", help="run: slipway drill APPLICATION")
+    if reap:
+        return recovering.reap(_home(), _console(context), application, environment, detach=detach)
     given = {"tier": tier, "scenario": scenario, "fault": fault, "seed": seed}
     return recovering.drill(
         _home(), _console(context), application, environment, given, detach=detach

@@ -10,9 +10,9 @@ from typing import Any
 
 from blocks.file_store import FileStore
 from deployments import backing, releasing
-from deployments.commands import place_of
+from deployments.commands import place_of, tags
 from deployments.console import Console, table
-from deployments.releasing import Place
+from deployments.releasing import Place, Started
 from domain.drill import SCENARIOS
 from domain.drill_report import RecoveryReport
 from domain.errors import SlipwayError, UsageError
@@ -32,6 +32,15 @@ def drill(
 ) -> int:
     """Start a drill and follow it to its report."""
     return backing.start(home, console, "drill", application, environment, given, detach=detach)
+
+
+def reap(home: Home, console: Console, application: str, environment: str, *, detach: bool) -> int:
+    """End every drill of the platform, and remove what is left of any."""
+    platform, place = place_of(home, console, application, environment)
+    given = {"all_drills": True, "platform": platform}
+    started = Started("reap/slipway", "reap drills", tags(application, environment, "reap", ""),
+                      given)  # fmt: skip
+    return releasing.start(place, started, console, detach=detach)
 
 
 def move(

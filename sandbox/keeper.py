@@ -1,14 +1,12 @@
-"""The keeper of one side of the sandbox: ``python -m sandbox.keeper --side aws ...``.
+"""The keeper of one side of the sandbox: ``python -m sandbox.keeper``.
 
 Keeps every environment that the store names as protected; in production one ``blocks.keeper``
-runs in each cloud for each of them. The server's address holds a password, so it comes by the
-environment.
+runs in each cloud for each of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import threading
 import time
 from pathlib import Path
@@ -18,6 +16,8 @@ from blocks.file_store import FileStore
 from blocks.keeper import Assignment, Keeper
 from blocks.postgres import PostgresServer
 from domain.protection import Protection
+from sandbox import postgres
+from sandbox.home import Home, Memory
 
 _LOOK_SECONDS = 0.5
 
@@ -33,9 +33,7 @@ class Keepers:
     def look(self) -> None:
         """Begin and end keeping, as the store says now."""
         found = {
-            content
-            for key in self._store.list("protected")
-            if (content := self._store.read(key))
+            content for key in self._store.list("protected") if (content := self._store.read(key))
         }
         for gone in self._over.keys() - found:
             self._over.pop(gone).set()
@@ -60,11 +58,12 @@ class Keepers:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m sandbox.keeper", description=__doc__)
     parser.add_argument("--side", required=True)
-    parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--epochs", type=Path, required=True)
+    parser.add_argument("--home", required=True)
+    parser.add_argument("--port", type=int, required=True, help="of the side's PostgreSQL")
     wanted = parser.parse_args(argv)
-    server = PostgresServer(os.environ["SLIPWAY_KEEPER_DATABASE"])
-    keepers = Keepers(wanted.side, server, FileStore(wanted.store), wanted.epochs)
+    home = Home.at(wanted.home)
+    server = PostgresServer(postgres.url(wanted.port, Memory.load(home).secrets["database"]))
+    keepers = Keepers(wanted.side, server, FileStore(home.store), home.epochs)
     while True:
         keepers.look()
         time.sleep(_LOOK_SECONDS)

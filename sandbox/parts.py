@@ -10,7 +10,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
 
 from domain.errors import UsageError
 from domain.routing import LATENCY_BOUNDS_SECONDS
@@ -72,8 +71,8 @@ def catalogue(home: Home, ports: Mapping[str, int], password: str) -> dict[str, 
         _moto(home, ports),
         _gcs(home, ports),
         _dns(home, ports),
-        _keeper(home, ports, AWS, password),
-        _keeper(home, ports, GCP, password),
+        _keeper(home, ports, AWS),
+        _keeper(home, ports, GCP),
     )
     return {part.name: part for part in every}
 
@@ -89,8 +88,8 @@ def addresses(home: Home, ports: Mapping[str, int], password: str) -> dict[str, 
         **edges,
         "prefect_api": _url(ports["prefect"]) + "/api",
         "prefect_ui": _url(ports["prefect"]),
-        "database_aws_url": _database(ports["postgres-aws"], password),
-        "database_gcp_url": _database(ports["postgres-gcp"], password),
+        "database_aws_url": postgres.url(ports["postgres-aws"], password),
+        "database_gcp_url": postgres.url(ports["postgres-gcp"], password),
         "redis_url": f"redis://{LOOPBACK}:{ports['redis']}/0",
         "s3_endpoint": _url(ports["moto"]),
         "gcs_endpoint": _url(ports["gcs"]),
@@ -307,7 +306,7 @@ def _postgres(home: Home, ports: Mapping[str, int], name: str, password: str) ->
             "--home", str(home.root), "--name", name, "--port", str(ports[port]),
         ),
         address=f"{LOOPBACK}:{ports[port]}",
-        ready=probes.Postgres(_database(ports[port], password)),
+        ready=probes.Postgres(postgres.url(ports[port], password)),
         log=home.log(port),
         ports=(port,),
         stop_signal=signal.SIGINT,  # fast shutdown: ends sessions, writes a checkpoint
@@ -376,15 +375,14 @@ def _dns(home: Home, ports: Mapping[str, int]) -> Part:
     )  # fmt: skip
 
 
-def _keeper(home: Home, ports: Mapping[str, int], side: Side, password: str) -> Part:
+def _keeper(home: Home, ports: Mapping[str, int], side: Side) -> Part:
     name, database = f"keeper-{side.name}", f"postgres-{side.name}"
     return Part(
         name=name,
         command=(
-            sys.executable, "-m", "sandbox.keeper", "--side", side.name,
-            "--store", str(home.store), "--epochs", str(home.epochs),
+            sys.executable, "-m", "sandbox.keeper",
+            "--home", str(home.root), "--side", side.name, "--port", str(ports[database]),
         ),
-        environ={"SLIPWAY_KEEPER_DATABASE": _database(ports[database], password)},
         address=f"leases in {database}",
         ready=probes.Alive(),
         log=home.log(name),
@@ -394,10 +392,6 @@ def _keeper(home: Home, ports: Mapping[str, int], side: Side, password: str) -> 
 
 def _url(port: int, side: Side = AWS) -> str:
     return f"http://{side.address}:{port}"
-
-
-def _database(port: int, password: str) -> str:
-    return f"postgresql://{postgres.USER}:{quote(password, safe='')}@{LOOPBACK}:{port}/postgres"
 
 
 def _bin() -> Path:

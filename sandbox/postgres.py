@@ -15,9 +15,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import quote
 
 from blocks.postgres_server_process import leave_root, packaged_binaries
 from sandbox.home import Home, Memory
+from sandbox.ports import LOOPBACK
 
 USER = "slipway"
 binaries = packaged_binaries
@@ -37,6 +39,11 @@ SETTINGS: dict[str, str] = {
     "wal_writer_delay": "200ms",
     "autovacuum_naptime": "60s",
 }
+
+
+def url(port: int, password: str) -> str:
+    """Of a server's own database, as its superuser; a secret."""
+    return f"postgresql://{USER}:{quote(password, safe='')}@{LOOPBACK}:{port}/postgres"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -21,6 +21,7 @@ from prefect.cache_policies import NO_CACHE
 
 from blocks import disposable_postgres, drill_processes, fence, sealing
 from blocks.disposable_postgres import DisposableServer
+from blocks.divergence import unshipped
 from blocks.drill_clients import ClientsPlan, DrillClients
 from blocks.epochs import Epochs
 from blocks.fence import Fence
@@ -172,6 +173,7 @@ def build_twin(world: World) -> None:
     world.tell("twin restored", point=wanted.chosen.sentence(), seconds=round(seconds, 2))
     prepare_flags(wanted, record)
     world.primary = side = _side(world, wanted.primary, url, url)
+    side.fence.reset()
     side.fence.arm()
     epoch = Epoch(number=1, side=side.name, claimed_at=datetime.now(UTC), actor=wanted.actor,
                   reason="the twin begins")  # fmt: skip
@@ -315,6 +317,7 @@ def failover_of(world: World) -> Failover:
     def bring_back() -> list[str]:
         seconds = restore_copy(wanted.standby, wanted.chosen, standby.database_url)
         set_lineage(standby.admin_url, record.side_environment)
+        standby.fence.reset()
         return [f"restored {wanted.chosen.sentence()} in {seconds:.1f} s"]
 
     return Failover(
@@ -353,7 +356,7 @@ def measure(world: World) -> tuple[Achieved, list[Check]]:
     before = [a for a in attempts if a.sent <= world.fault_at]
     recovered = recovered_keys(world)
     beat = _beat_before(world)
-    checks = [world.watch.verdict(), _listed(recovered)]
+    checks = [world.watch.verdict(), _listed(recovered), *_old_side(world)]
     after = [a.sequence for a in attempts if a not in before and a.acknowledged]
     done = achieved(attempts, world.fault_at, world.standby.address, recovered, beat)
     world.tell("measured", before=len(before), after=spans(after), lost=spans(done.lost))
@@ -393,6 +396,29 @@ def _listed(recovered: frozenset[int] | None) -> Check:
         reason=f"{len(recovered)} transactions were found in the standby's database",
         samples=len(recovered),
     )
+
+
+def _old_side(world: World) -> list[Check]:
+    """What the old side committed and the new one never got, where it can still be asked."""
+    if world.replication is None or world.primary is None:
+        return []
+    name = world.record.replication
+    try:
+        found = unshipped(world.primary.admin_url, name, name)
+    except SlipwayError as error:
+        world.tell("the old side cannot be asked what it holds", why=error.cause)
+        return []
+    if found is None:
+        return [Check(name="old side", verdict=Verdict.ERROR, reason="its slot is gone")]
+    world.tell("the old side alone holds", changes=found.sentence(), rows=found.rows)
+    return [
+        Check(
+            name="old side",
+            verdict=Verdict.PASS,
+            samples=found.total,
+            reason=f"it alone holds {found.sentence()}; each row is in the evidence",
+        )
+    ]
 
 
 def _beat_before(world: World) -> datetime | None:

@@ -26,7 +26,7 @@ from domain.units import format_duration
 from domain.verdict import Verdict
 from tasks.sides import Side
 
-_DETECT_PAUSE_SECONDS = 0.15
+_DETECT_PAUSE_SECONDS = 0.05
 _DETECT_MISSES = 3
 _CLOSE_SECONDS = 1.0
 _RESOLVE_SECONDS = 1.0

@@ -175,7 +175,10 @@ def look_at_production(world: World) -> dict[str, Any]:
     platform = wanted.primary
     entries = open_journal(platform, application, environment).entries
     routing = platform.edge.read(application, environment)
-    workloads = platform.cluster.workloads(application, environment)
+    serving = {w for route in routing.routes for w in route.weights} if routing else set()
+    workloads = [
+        w for w in platform.cluster.workloads(application, environment) if w.name in serving
+    ]  # an old version that is kept may end at any time
     with psycopg.connect(_production_url(world), autocommit=True) as connection:
         publications = connection.execute("SELECT count(*) FROM pg_publication").fetchone()
         slots = connection.execute(

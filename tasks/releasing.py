@@ -10,10 +10,11 @@ from typing import Any
 
 from prefect import get_run_logger, runtime
 
+from blocks.epochs import Epochs
 from blocks.journal import Journal
 from blocks.platform import Platform
 from blocks.records import Records
-from domain.application import Strategy
+from domain.application import Application, Strategy
 from domain.contract import check_way_back
 from domain.errors import Failed, NeedsPerson, SlipwayError, UsageError
 from domain.journal import Kind, Outcome, Release, live, previous_live, unfinished
@@ -52,6 +53,23 @@ def refuse_early(platform: Platform, record: BuildRecord, environment: str) -> N
     journal = open_journal(platform, record.application.name, environment)
     refuse_repeat(journal.history(), record.version, record.digest)
     require_load(platform, record, environment)
+    require_epoch(platform, record.application, environment)
+
+
+def require_epoch(platform: Platform, application: Application, environment: str) -> None:
+    """Raises Failed SLP203: since a failover users are in another cloud."""
+    protected = application.recovery
+    if protected is None or protected.environment != environment or platform.epochs is None:
+        return
+    newest = Epochs(platform.epoch_store(), application.name, environment).newest()
+    if newest is not None and newest.side != platform.side:
+        raise Failed(
+            "SLP203",
+            f"users of {application.name} in {environment} are served by {newest.side} since "
+            f"{newest.claimed_at:%Y-%m-%d %H:%M} UTC, so a release to {platform.side} would reach "
+            "nobody",
+            help=f"bring them back first: slipway failback {application.name} -e {environment}",
+        )
 
 
 def require_load(platform: Platform, record: BuildRecord, environment: str) -> None:

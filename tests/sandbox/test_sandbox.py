@@ -26,7 +26,7 @@ from sandbox.processes import is_alive
 T = TypeVar("T")
 PARTS = {
     "prefect", "worker", "traefik", "cluster", "postgres-aws", "postgres-gcp", "redis", "moto",
-    "gcs",
+    "gcs", "traefik-gcp", "cluster-gcp", "dns", "keeper-aws", "keeper-gcp",
 }  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def test_everything_listens_on_loopback_only(home: Home, running: Status) -> Non
     listening = [
         c for c in psutil.net_connections("inet") if c.pid in pids and c.status == "LISTEN"
     ]
-    assert {str(c.laddr).split("'")[1] for c in listening} == {"127.0.0.1"}
+    assert {str(c.laddr).split("'")[1] for c in listening} == {"127.0.0.1", "127.0.0.2"}
 
 
 def test_only_the_owner_can_reach_the_sockets_and_the_passwords(

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 from psycopg import OperationalError
+from psycopg.errors import ReadOnlySqlTransaction
 from psycopg_pool import PoolTimeout, TooManyRequests
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -71,6 +72,7 @@ def create_app(settings: Settings) -> Starlette:
             Problem: on_problem,
             HTTPException: on_http_exception,
             OperationalError: on_database,
+            ReadOnlySqlTransaction: on_database,  # this side may not write: another one serves
             500: on_error,
         },
         lifespan=lifespan,
