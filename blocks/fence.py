@@ -20,11 +20,10 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 from psycopg import sql
 
-from blocks.postgres_programs import Login
+from blocks.postgres_programs import APPLICATION_NAME, Login
 from domain.errors import Failed
 
 TRIGGER = "slipway_fence"
-APPLICATION_NAME = "slipway-fence"
 
 _SCHEMA = """
 CREATE SCHEMA IF NOT EXISTS slipway;
@@ -179,7 +178,7 @@ class Fence:
             renew(connection, epoch, clock(connection), lease)
 
     def close(self, epoch: int) -> int:
-        """End the lease at once and all sessions but ours; returns how many sessions were ended."""
+        """End the lease at once and all sessions but Slipway's; returns how many were ended."""
         with self.connection() as connection:
             return close(connection, epoch)
 

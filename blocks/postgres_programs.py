@@ -28,6 +28,9 @@ PIPE_BYTES = 1 << 20
 # and bytes is hashed, and another copy of the data gives the same only under the same settings.
 _SAME_TEXT = {"PGTZ": "UTC", "PGOPTIONS": "-c bytea_output=hex -c xmlbinary=base64"}
 
+APPLICATION_NAME = "slipway"
+"""Of our sessions: who closes a side spares them."""
+
 # A cut of a minute is waited through; after that the dump or restore fails, and does not hang for
 # the two hours that systems wait by themselves.
 _NOTICE_A_DEAD_NETWORK = {
@@ -96,7 +99,7 @@ class Login:
                 help="leave it out of the address",
             )
         environ = {key: os.environ[key] for key in _KEPT if key in os.environ}
-        environ |= _SAME_TEXT
+        environ |= {**_SAME_TEXT, "PGAPPNAME": APPLICATION_NAME}
         environ |= {_VARIABLES[k]: v for k, v in self._parts.items() if k in _VARIABLES}
         if asked := self._parts.get("options"):
             environ["PGOPTIONS"] = f"{asked} {_SAME_TEXT['PGOPTIONS']}"
@@ -130,7 +133,14 @@ class Login:
         """
         try:
             connection = psycopg.connect(
-                conninfo.make_conninfo(self.url, **{**_NOTICE_A_DEAD_NETWORK, **self._parts}),
+                conninfo.make_conninfo(
+                    self.url,
+                    **{
+                        "application_name": APPLICATION_NAME,
+                        **_NOTICE_A_DEAD_NETWORK,
+                        **self._parts,
+                    },
+                ),
                 autocommit=True,
                 connect_timeout=10,
             )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from prefect.flows import Flow
 
     from blocks.backup_locations import BackupLocation
+    from blocks.platform import Platform
 
 PLATFORM = "sandbox"
 STANDBY_PLATFORM = "sandbox-gcp"
@@ -65,7 +66,8 @@ async def register(
     flows: list[tuple[Deployment, Flow[..., Any]]] = [
         (entry, load(entry)) for entry in manifest.deployments
     ]
-    await save_platform(addresses, keys)
+    for name, block in platforms(addresses, keys).items():
+        await block.save(name, overwrite=True)
     await offer_blocks()
     async with get_client() as client:
         for pool in sorted({entry.work_pool.name for entry in manifest.deployments}):
@@ -96,17 +98,23 @@ def load(entry: Deployment) -> Flow[..., Any]:
     return flow
 
 
-async def save_platform(addresses: Mapping[str, str], keys: Mapping[str, tuple[str, str]]) -> None:
+def platforms(
+    addresses: Mapping[str, str], keys: Mapping[str, tuple[str, str]]
+) -> dict[str, Platform]:
     """The blocks that flows load by name, one a cloud; the only place where they learn an address.
 
     Args:
         keys: public and private age keys by name; the offline one's private part stays here.
     """
+    from prefect.blocks.fields import SecretDict
+    from pydantic import SecretStr
+
     from blocks.backup_locations import BackupLocation
     from blocks.names import NameService
     from blocks.platform import Platform
 
     aws, gcp = addresses["database_aws_url"], addresses["database_gcp_url"]
+    found = {}
     for side, block, here, there in (
         (AWS, PLATFORM, aws, gcp),
         (GCP, STANDBY_PLATFORM, gcp, aws),
@@ -116,7 +124,7 @@ async def save_platform(addresses: Mapping[str, str], keys: Mapping[str, tuple[s
             for key in ("bundles", "cluster_socket", "edge_dynamic", "edge_web", "edge_internal",
                         "edge_api", "edge_metrics")
         }  # fmt: skip
-        platform = Platform(
+        found[block] = Platform(
             side=side.name,
             public_address=side.address,
             store_root=addresses["store"],
@@ -128,19 +136,21 @@ async def save_platform(addresses: Mapping[str, str], keys: Mapping[str, tuple[s
             edge_internal=edge["edge_internal"],
             edge_api=edge["edge_api"].removesuffix("/api"),
             edge_metrics=edge["edge_metrics"],
-            database_url=here,
-            redis_url=addresses["redis_url"],
+            database_url=SecretStr(here),
+            redis_url=SecretStr(addresses["redis_url"]),
             ui_url=addresses["prefect_ui"],
-            restore_url=there,
+            restore_url=SecretStr(there),
             backup_locations=backup_locations(addresses),
             object_stores=object_stores(addresses),
             backup_recipients={name: public for name, (public, _) in keys.items()},
-            backup_keys={name: key for name, (_, key) in keys.items() if name not in OFFLINE},
+            backup_keys=SecretDict(
+                {name: key for name, (_, key) in keys.items() if name not in OFFLINE}
+            ),
             names=NameService(zone=ZONE, endpoint=addresses["s3_endpoint"],
                               resolver=addresses["nameserver"], create=True),
             epochs=BackupLocation(name="epochs", kind="file", bucket=addresses["epochs"]),
         )  # fmt: skip
-        await platform.save(block, overwrite=True)
+    return found
 
 
 def backup_locations(addresses: Mapping[str, str]) -> list[BackupLocation]:

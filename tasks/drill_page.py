@@ -21,8 +21,8 @@ h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin-t
 .verdict { padding: .8rem 1rem; border-left: .4rem solid; background: #f4f4f6; }
 .PASSED { border-color: #1a6e37; } .MISSED, .FAILED, .REFUSED { border-color: #b3261e; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .3rem .6rem;
-  border-bottom: 1px solid #dcdce0; vertical-align: top; } td.v { white-space: nowrap; } td.n { text-align: right;
-  font-variant-numeric: tabular-nums; white-space: nowrap; }
+  border-bottom: 1px solid #dcdce0; vertical-align: top; } td.v { white-space: nowrap; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 svg { width: 100%; height: auto; } .key { display: inline-block; width: .8em; height: .8em; }
 pre { white-space: pre-wrap; word-break: break-all; font-size: 12px; }
 """
@@ -174,7 +174,7 @@ def _phases(report: RecoveryReport) -> str:
 
 def _checks(title: str, checks: Iterable[Check]) -> str:
     rows = "".join(
-        f"<tr><td>{escape(c.name)}</td><td class="v">{c.verdict.symbol} {escape(c.verdict)}</td>"
+        f'<tr><td>{escape(c.name)}</td><td class="v">{c.verdict.symbol} {escape(c.verdict)}</td>'
         f"<td>{escape(c.reason)}</td></tr>"
         for c in checks
     )

@@ -33,7 +33,7 @@ from blocks.journal import Journal
 from blocks.platform import Platform, load_platform
 from blocks.postgres import database_name
 from blocks.records import Records
-from deployments.register import backup_locations, object_stores
+from deployments.register import platforms
 from domain.errors import SlipwayError
 from domain.journal import Outcome, Release, live, unfinished, verify
 from domain.release import Report
@@ -47,7 +47,7 @@ from flows.retry import retry
 from flows.rollback import rollback
 from sandbox import control
 from sandbox.home import Home
-from sandbox.keys import OFFLINE, ensure
+from sandbox.keys import ensure
 from tests.scenarios.apps import App
 from tests.scenarios.users import Users
 
@@ -446,30 +446,13 @@ def slot_name(application: str, environment: str) -> str:
 
 
 def save_platform(addresses: Mapping[str, str], home: Home) -> UUID:
-    """The block that `slipway up` saves for people."""
-    keys = ensure(home)
-    block = Platform(
-        store_root=addresses["store"],
-        bundles_root=addresses["bundles"],
-        flags_root=addresses["flags"],
-        cluster_socket=addresses["cluster_socket"],
-        edge_dynamic=addresses["edge_dynamic"],
-        edge_web=addresses["edge_web"],
-        edge_internal=addresses["edge_internal"],
-        edge_api=addresses["edge_api"].removesuffix("/api"),
-        edge_metrics=addresses["edge_metrics"],
-        database_url=addresses["database_aws_url"],
-        redis_url=addresses["redis_url"],
-        ui_url=addresses["prefect_ui"],
-        restore_url=addresses["database_gcp_url"],
-        backup_locations=backup_locations(addresses),
-        object_stores=object_stores(addresses),
-        backup_recipients={name: public for name, (public, _) in keys.items()},
-        backup_keys={name: key for name, (_, key) in keys.items() if name not in OFFLINE},
-    )
-    saved: Any = block.save("sandbox", overwrite=True)
-    assert isinstance(saved, UUID)
-    return saved
+    """The blocks that `slipway up` saves for people; returns the id of the first."""
+    saved: list[Any] = [
+        block.save(name, overwrite=True)
+        for name, block in platforms(addresses, ensure(home)).items()
+    ]
+    assert isinstance(saved[0], UUID)
+    return saved[0]
 
 
 def replicas_of(application: str, environment: str) -> list[psutil.Process]:
