@@ -652,7 +652,8 @@ def drill(
         str, typer.Option("--scenario", metavar="NAME", help="A game day of the library.")
     ] = "",
     fault: Annotated[
-        str, typer.Option("--fault", metavar="FAULT", help="kill, freeze, cut or credentials.")
+        str,
+        typer.Option("--fault", metavar="FAULT", help="kill, freeze, cut, ..., or random."),
     ] = "kill",
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", help="Of the moment of the fault.")

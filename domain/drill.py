@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from domain.failover import Tier
+from domain.failover import Phase, Tier
 
 
 class _Model(BaseModel):
@@ -27,23 +27,25 @@ class Fault(StrEnum):
     """Users and the epochs cannot be reached; database and replicas go on."""
     CREDENTIALS = "credentials"
     """The database refuses the application's login."""
+    MIGRATION = "migration"
+    """A migration drops the application's tables; the database itself is well."""
 
 
 class Scenario(_Model):
     """A game day.
 
     Attributes:
-        tier: the least that a standby needs; None: any.
         expected: what must come of it, as a person is told before.
-        recovers: whether users must be served again.
+        names_down: the name service takes no change.
+        stops_at: the phase that must stop the failover, with nobody led to the new side; None:
+            users must be served again.
     """
 
     name: str
     story: str
     fault: Fault
-    tier: Tier | None = None
-    damage: str = ""
-    recovers: bool = True
+    names_down: bool = False
+    stops_at: Phase | None = None
     expected: str
 
 
@@ -76,11 +78,17 @@ SCENARIOS: Final[Mapping[str, Scenario]] = MappingProxyType(
                 expected="users are served by the standby, whose login is another one",
             ),
             Scenario(
+                name="bad-migration",
+                story="a migration drops the tables that users need",
+                fault=Fault.MIGRATION,
+                expected="users are served by the standby, which has the tables still",
+            ),
+            Scenario(
                 name="dns-down",
                 story="the name service refuses changes while the region is lost",
                 fault=Fault.KILL,
-                damage="names",
-                recovers=False,
+                names_down=True,
+                stops_at=Phase.SWITCH,
                 expected="the standby is ready, nobody is led to it, and the run says so",
             ),
         )

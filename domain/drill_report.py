@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -145,6 +145,14 @@ def judged(
     if worst(c.verdict for c in checks) is Verdict.PASS:
         return RecoveryOutcome.PASSED, figures, checks
     return RecoveryOutcome.MISSED, f"{figures}; {bad[0].name}: {bad[0].reason}", checks
+
+
+def of_checks(checks: Sequence[Check]) -> tuple[RecoveryOutcome, str]:
+    """The outcome of a scenario in which the failover must stop: every check says so."""
+    bad = [c for c in checks if c.verdict is not Verdict.PASS]
+    if bad:
+        return RecoveryOutcome.MISSED, f"{bad[0].name}: {bad[0].reason}"
+    return RecoveryOutcome.PASSED, checks[0].reason
 
 
 def _within(name: str, value: float | None, limit: float, nothing: str) -> Check:

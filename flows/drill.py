@@ -16,6 +16,7 @@ from tasks.drilling import (
     failover_of,
     inject,
     measure,
+    rehearse,
     send_clients,
     world,
 )
@@ -44,7 +45,7 @@ def drill(
         application: Name of the application.
         tier: Of the standby; empty takes what application.yaml declares.
         scenario: A game day of the library; it says which fault.
-        fault: What is done to the twin: kill, freeze, cut or credentials.
+        fault: What is done to the twin: kill, freeze, cut, credentials, or random.
         seed: Of the moment of the fault.
         platform: Slipway Platform block that the environment runs on.
     """
@@ -67,10 +68,10 @@ def drill(
                 inject(here)
                 failover = failover_of(here)
                 account.phases = failover.reports
-                failover.run()
-                done, checks = measure(here)
+                stopped = rehearse(here, failover)
+                done, checks = measure(here, stopped)
                 checks.append(untouched(here.production, look_at_production(here)))
         finally:
             account.leftovers = reap(wanted.primary, wanted.standby, record)
-        account.judge(done, checks)
+        account.judge(done, checks, stopped)
     return account.state()

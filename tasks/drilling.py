@@ -31,7 +31,7 @@ from blocks.platform import Platform
 from blocks.postgres_restore import restore
 from blocks.replication import Replication
 from domain.application import Recovery
-from domain.drill import DrillRecord, Fault
+from domain.drill import DrillRecord, Fault, Scenario
 from domain.errors import Failed, SlipwayError, UsageError
 from domain.evidence_chain import Event, chained
 from domain.failover import Achieved, Epoch, Tier, achieved, first_good, spans
@@ -72,7 +72,7 @@ class Wanted:
     run: str
     platforms: tuple[str, str]
     actor: str
-    scenario: str = ""
+    scenario: Scenario | None = None
 
     @property
     def names(self) -> Names:
@@ -282,7 +282,19 @@ def _revoke(world: World) -> None:
         )
 
 
+def _migrate_badly(world: World) -> None:
+    assert world.server is not None
+    with psycopg.connect(world.server.url_of(world.record.database), autocommit=True) as connection:
+        tables = connection.execute(
+            "SELECT quote_ident(schemaname) || '.' || quote_ident(tablename) FROM pg_tables "
+            "WHERE schemaname NOT IN ('pg_catalog', 'information_schema', 'slipway')"
+        ).fetchall()
+        for (table,) in tables:
+            connection.execute(f"DROP TABLE IF EXISTS {table} CASCADE".encode())
+
+
 FAULTS = {
+    Fault.MIGRATION: _migrate_badly,
     Fault.KILL: _kill,
     Fault.FREEZE: _freeze,
     Fault.CUT: _cut,
@@ -324,7 +336,7 @@ def failover_of(world: World) -> Failover:
         tier=wanted.tier,
         primary=world.primary,
         standby=standby,
-        names=wanted.names,
+        names=_names(wanted),
         epoch_location=wanted.standby.epoch_location(),
         epochs=world.epochs,
         epochs_name=record.side_environment,
@@ -339,13 +351,56 @@ def failover_of(world: World) -> Failover:
         log=lambda line: world.tell(line),
         restore=bring_back,
         replication=world.replication,
-        patience=min(wanted.policy.rto, timedelta(seconds=60)),
+        patience=min(wanted.policy.rto, timedelta(seconds=10 if _is_stopped(wanted) else 60)),
     )
 
 
+def _is_stopped(wanted: Wanted) -> bool:
+    return wanted.scenario is not None and wanted.scenario.stops_at is not None
+
+
+def _names(wanted: Wanted) -> Names:
+    """The name service, or one that answers nobody."""
+    if wanted.scenario is None or not wanted.scenario.names_down:
+        return wanted.names
+    assert wanted.standby.names is not None
+    return Names(wanted.standby.names.model_copy(update={"endpoint": "http://127.0.0.1:9"}))
+
+
+def rehearse(world: World, failover: Failover) -> Check | None:
+    """Run the failover; of a scenario in which a phase must stop it, say whether that one did.
+
+    Raises:
+        SlipwayError: what stopped a failover that should have come about.
+    """
+    scenario = world.wanted.scenario
+    if scenario is None or scenario.stops_at is None:
+        failover.run()
+        return None
+    try:
+        failover.run()
+    except SlipwayError as error:
+        stopped = failover.reports[-1].name
+        assert world.clients is not None and world.standby is not None
+        led = [a for a in world.clients.attempts() if a.address == world.standby.address]
+        good = stopped is scenario.stops_at and not led
+        return Check(
+            name="stopped where it must",
+            verdict=Verdict.PASS if good else Verdict.FAIL,
+            reason=f"at `{stopped}`, {len(led)} requests of users had reached the new side: "
+            f"{error.cause}",
+        )
+    return Check(name="stopped where it must", verdict=Verdict.FAIL,
+                 reason=f"it went on after `{scenario.stops_at}`")  # fmt: skip
+
+
 @task(name="measure", cache_policy=NO_CACHE)
-def measure(world: World) -> tuple[Achieved, list[Check]]:
-    """What was achieved, from what clients met and what the data of the new side says."""
+def measure(world: World, stopped: Check | None) -> tuple[Achieved, list[Check]]:
+    """What was achieved, from what clients met and what the data of the new side says.
+
+    Args:
+        stopped: the failover was not to come about, so nobody needs to have been served.
+    """
     assert world.clients is not None and world.standby is not None and world.watch is not None
     time.sleep(_SETTLE_SECONDS)  # of users on the new side
     if world.wanted.fault is Fault.FREEZE:

@@ -26,6 +26,7 @@ from domain.drill_report import (
     RecoveryOutcome,
     RecoveryReport,
     judged,
+    of_checks,
     timeline,
 )
 from domain.errors import SlipwayError
@@ -113,7 +114,8 @@ class RecoveryAccount:
 
     def plan(self, wanted: Wanted) -> None:
         """Before anything is made."""
-        self.tier, self.fault, self.scenario = wanted.tier, wanted.fault, wanted.scenario
+        self.tier, self.fault = wanted.tier, wanted.fault
+        self.scenario = wanted.scenario.name if wanted.scenario else ""
         self.rto_seconds = wanted.policy.rto.total_seconds()
         self.rpo_seconds = wanted.policy.rpo.total_seconds()
 
@@ -146,8 +148,12 @@ class RecoveryAccount:
         self.outcome = RecoveryOutcome.PASSED if good else RecoveryOutcome.MISSED
         self.reason = f"{percent} % ready: {said}"
 
-    def judge(self, done: Achieved, checks: list[Check]) -> None:
-        """After everything was removed."""
+    def judge(self, done: Achieved, checks: list[Check], stopped: Check | None) -> None:
+        """After everything was removed.
+
+        Args:
+            stopped: of a scenario in which the failover must not come about.
+        """
         assert self.world is not None and self.world.clients is not None
         assert self.rto_seconds is not None and self.rpo_seconds is not None
         attempts = self.world.clients.attempts()
@@ -159,6 +165,10 @@ class RecoveryAccount:
             reason="; ".join(self.leftovers) or "the inventory is empty",
         )
         self.done = done
+        if stopped is not None:
+            self.checks = (stopped, *checks, left)
+            self.outcome, self.reason = of_checks(self.checks)
+            return
         self.outcome, self.reason, self.checks = judged(
             done, self.rto_seconds, self.rpo_seconds, self.phases, [*checks, left]
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from random import Random
+
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
@@ -47,6 +50,15 @@ def protected(
     return record, policy
 
 
+def is_protected(platform: Platform, application: str, environment: str) -> bool:
+    """Whether what is live there declares a standby in another cloud."""
+    try:
+        protected(platform, application, environment)
+    except UsageError:
+        return False
+    return True
+
+
 @task(name="plan drill", cache_policy=NO_CACHE)
 def plan_drill(
     platform_name: str,
@@ -71,8 +83,8 @@ def plan_drill(
         record=record,
         policy=policy,
         tier=wanted_tier,
-        fault=fault_of(scenario, fault),
-        scenario=scenario,
+        fault=fault_of(scenario, fault, seed),
+        scenario=SCENARIOS.get(scenario),
         primary=primary,
         standby=standby,
         chosen=choose(primary, record, policy),
@@ -83,8 +95,8 @@ def plan_drill(
     )
 
 
-def fault_of(scenario: str, fault: str) -> Fault:
-    """What is broken: as the scenario says, or as asked.
+def fault_of(scenario: str, fault: str, seed: int) -> Fault:
+    """What is broken: as the scenario says, as asked, or at random.
 
     Raises:
         UsageError: SLP212, there is no such thing.
@@ -97,10 +109,12 @@ def fault_of(scenario: str, fault: str) -> Fault:
                 help="choose one of these, or give a --fault",
             )
         return SCENARIOS[scenario].fault
+    if fault == "random":
+        return Random(seed or time.time_ns()).choice(list(Fault))
     if fault not in list(Fault):
         raise UsageError(
             "SLP212",
-            f"there is no fault {fault!r}; there are {', '.join(Fault)}",
+            f"there is no fault {fault!r}; there are {', '.join(Fault)} and random",
             help="choose one of these, or a --scenario",
         )
     return Fault(fault)

@@ -19,7 +19,7 @@ from blocks.platform import Platform, load_platform
 from blocks.postgres import PostgresServer, database_name
 from blocks.postgres_server_process import packaged_binaries
 from domain.backup_report import BackupOutcome
-from domain.drill import DrillRecord
+from domain.drill import SCENARIOS, DrillRecord, Fault
 from domain.drill_report import RecoveryOutcome, RecoveryReport
 from domain.evidence_chain import broken_at
 from domain.failover import Approval, Phase, Tier
@@ -223,9 +223,24 @@ def test_a_drill_that_restores_a_backup(world: World, ledger: App) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tier", list(Tier))
-@pytest.mark.parametrize("fault", ["kill", "freeze", "cut", "credentials"])
+@pytest.mark.parametrize("fault", list(Fault))
 def test_every_fault_with_every_tier(world: World, ledger: App, tier: str, fault: str) -> None:
     assert_good(run(world, drill, ledger, tier=tier, fault=fault, seed=len(fault)))
+
+
+def test_with_the_name_service_down_nobody_is_led_anywhere(world: World, ledger: App) -> None:
+    report = run(world, drill, ledger, scenario="dns-down", tier="warm")
+    assert report.outcome is RecoveryOutcome.PASSED, report.reason
+    assert checks(report)["stopped where it must"] is Verdict.PASS
+    assert report.phases[-1].name is Phase.SWITCH
+    assert report.phases[-1].verdict is not Verdict.PASS
+    assert report.rta_seconds is None and report.leftovers == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n, s in SCENARIOS.items() if s.stops_at is None])
+def test_every_game_day_comes_to_what_it_says(world: World, ledger: App, name: str) -> None:
+    assert_good(run(world, drill, ledger, scenario=name))
 
 
 @pytest.mark.parametrize("moment", ["twin serves", "fault", "promote"])
