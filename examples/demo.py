@@ -37,32 +37,36 @@ class DemoFailed(Exception):
 def main() -> int:
     began = time.monotonic()
     os.chdir(ROOT)
-    say("1/11", "start the sandbox: Prefect, PostgreSQL, Redis, Traefik, a cluster")
+    say("1/12", "start the sandbox: Prefect, PostgreSQL, Redis, Traefik, a cluster")
     up = slipway("up")
     addresses = up["addresses"]
     first, second, bad, good = prepare_sources()
-    say("2/11", f"release {APPLICATION} 1.0.0 to {ENVIRONMENT}")
+    say("2/12", f"release {APPLICATION} 1.0.0 to {ENVIRONMENT}")
     releases = [ship(first)]
-    say("3/11", f"{USERS} users sign in, look for foods and log meals, from now to the end")
+    say("3/12", f"{USERS} users sign in, look for foods and log meals, from now to the end")
     with users(addresses["edge_web"]) as traffic:
-        say("4/11", f"release {APPLICATION} 1.1.0 under that traffic: a new table, blue-green")
+        say("4/12", f"release {APPLICATION} 1.1.0 under that traffic: a new table, blue-green")
         releases.append(ship(second))
-        say("5/11", "go back to 1.0.0 and forward to 1.1.0 again")
+        say("5/12", "go back to 1.0.0 and forward to 1.1.0 again")
         releases += [go_back(), go_back()]
     with users(addresses["edge_web"]) as canaries:
-        say("6/11", "release 1.2.0 as a canary: 1 in 20 of its answers is an error, in production only")
+        say("6/12", "release 1.2.0 as a canary: 1 in 20 of its answers is an error, in production only")
         releases.append(caught(slipway("release", str(bad), *WHERE, expected=1)))
-        say("7/11", "release 1.2.1 as a canary: the same, repaired")
+        say("7/12", "release 1.2.1 as a canary: the same, repaired")
         releases.append(ship(good))
-    say("8/11", "back up what the users wrote, and prove it by restoring it from three places")
+    say("8/12", "back up what the users wrote, and prove it by restoring it from three places")
     saved = slipway("backup", APPLICATION, *WHERE)
-    say("9/11", "45 nights of such backups under a policy of 30 days, with a clock of their own")
+    say("9/12", "45 nights of such backups under a policy of 30 days, with a clock of their own")
     expired = slipway("expire", APPLICATION, *WHERE, "--simulate", "45")
-    say("10/11", "10,000 users for a minute, after a minute in which they come")
+    say("10/12", "lose a cloud in rehearsal: a twin of production is killed under its own users")
+    with users(addresses["edge_web"]) as unaware:
+        drilled = slipway("drill", APPLICATION, *WHERE, "--tier", "warm", expected=None)
+    say("11/12", "10,000 users for a minute, after a minute in which they come")
     loaded = slipway("load", APPLICATION, *WHERE, "--profile", "10k", expected=None)
-    say("11/11", "count")
+    say("12/12", "count")
     harmed = releases[-2]["failed_requests"]
     kept = traffic["failed_requests"] == 0 and canaries["failed_requests"] <= harmed
+    kept = kept and unaware["failed_requests"] == 0 and drilled.get("outcome") == "PASSED"
     result = {
         "outcome": "passed" if kept else "failed",
         "seconds": round(time.monotonic() - began, 1),
@@ -72,8 +76,12 @@ def main() -> int:
         },
         "users": traffic,
         "users_during_canaries": canaries,
+        "users_during_the_drill": unaware,
         "releases": releases,
         "backup": {key: saved[key] for key in ("outcome", "point", "data_time", "copies")},
+        "drill": {key: drilled.get(key) for key in (
+            "outcome", "reason", "tier", "fault", "phases", "rta_seconds", "rpa_seconds",
+            "acknowledged", "lost_transactions", "isolation", "leftovers", "page")},
         "load": {key: loaded.get(key) for key in ("outcome", "reason", "exit_code", "page")},
         "expiry": {key: expired[key] for key in ("simulated", "nights", "lines", "summary")},
     }
@@ -197,6 +205,7 @@ def show(result: dict[str, Any]) -> None:
     for word, counts in (
         ("the users' own count", result["users"]),
         ("the same during canaries", result["users_during_canaries"]),
+        ("the same during the drill", result["users_during_the_drill"]),
     ):
         failed = str(counts["failed_requests"])
         rows.append((word, "", "", str(counts["requests"]), failed))
@@ -212,6 +221,10 @@ def show(result: dict[str, Any]) -> None:
         f" back {bad['rollback_seconds']:.1f} s later; only its own {bad['failed_requests']} errors"
         " reached users"
     )
+    drilled = result["drill"]
+    print(f"\ndrill: {drilled['outcome']}: {drilled['reason']}")
+    print("  " + ", ".join(f"{p['name']} {p['seconds']:.1f} s" for p in drilled["phases"] or ()))
+    print(f"  {drilled['page']}")
     load = result["load"]
     print(f"\n10,000 users: {load['outcome']}: {load['reason']}\n  {load['page']}")
     copies = result["backup"]["copies"]
