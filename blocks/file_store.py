@@ -180,6 +180,16 @@ class FileUpload:
             raise self._store._refused(self._hidden, error) from error
 
     def complete(self, sha256: str) -> Stat:
+        try:
+            self._seal(sha256)
+        except OSError as error:  # a disk may say only now that it was full
+            raise self._store._refused(self._hidden, error) from error
+        self._store._link(self._hidden, self._target, self._key)
+        stat = self._store.stat(self._key)
+        assert stat is not None
+        return stat
+
+    def _seal(self, sha256: str) -> None:
         with self._hidden.open("r+b") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != sha256:
@@ -191,10 +201,6 @@ class FileUpload:
                     where=str(self._store.root),
                 )
             os.fsync(file.fileno())
-        self._store._link(self._hidden, self._target, self._key)
-        stat = self._store.stat(self._key)
-        assert stat is not None
-        return stat
 
     def abort(self) -> None:
         self._hidden.unlink(missing_ok=True)

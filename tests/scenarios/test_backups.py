@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from blocks.backup_locations import BackupLocation
 from blocks.postgres import database_name
 from blocks.postgres_server_process import packaged_binaries
 from blocks.vault import Vault
@@ -27,6 +29,7 @@ from flows.nightly import nightly
 from flows.prove import prove
 from flows.restore import restore
 from tasks.saving import vaults_of
+from tests.kit.cut_proxy import CutProxy
 from tests.scenarios.apps import App
 from tests.scenarios.world import PRODUCTION, World
 
@@ -146,6 +149,61 @@ def test_a_location_that_is_away_keeps_no_other_from_its_copy(world: World, ship
     }  # fmt: skip
     assert made.exit_code == 1
     assert [v.copies()[0].state for v in vaults(world, shipped)[:2]] == [CopyState.COMPLETE] * 2
+
+
+@pytest.mark.parametrize(
+    "seconds", [3.0, pytest.param(60.0, marks=pytest.mark.slow, id="a-minute")]
+)
+@pytest.mark.timeout(400)
+def test_the_network_cut_in_mid_backup(world: World, shipped: App, seconds: float) -> None:
+    """What was under way is tried again; should that not be enough, the location is red."""
+    first = run(world, backup, shipped)
+    assert first.outcome is BackupOutcome.PROVED, first
+    platform = world.platform.model_copy(deep=True)
+    where = platform.backup_locations[0]
+    host, _, port = where.endpoint.removeprefix("http://").partition(":")
+    with CutProxy(host, int(port), cut_after_bytes=6000, seconds=seconds) as network:
+        through = {"endpoint": f"http://127.0.0.1:{network.port}"}
+        platform.backup_locations[0] = where.model_copy(update=through)
+        platform.save("cut-network", overwrite=True)
+        made = run(world, backup, shipped, platform="cut-network")
+        assert network.cuts == 1
+    if seconds < 10:
+        assert made.outcome is BackupOutcome.PROVED, made
+    elif made.outcome is not BackupOutcome.PROVED:
+        assert made.exit_code != 0 and made.error is not None, made
+    # Whatever became of it: nothing is lost, and the next one needs nobody's help.
+    kept = vaults(world, shipped)[0].copies()
+    assert kept[0].proved(Rung.PROBED) and kept[0].state is CopyState.COMPLETE
+    again = run(world, backup, shipped)
+    assert again.outcome is BackupOutcome.PROVED, again
+    assert all(v.copies()[-1].proved(Rung.PROBED) for v in vaults(world, shipped))
+
+
+def test_the_disk_full_in_mid_backup(
+    world: World, shipped: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = world.platform.model_copy(deep=True)
+    disk = BackupLocation(name="disk", kind="file", bucket=str(tmp_path / "disk"))
+    platform.backup_locations = [disk]
+    platform.save("full-disk", overwrite=True)
+    assert run(world, backup, shipped, platform="full-disk").outcome is BackupOutcome.PROVED
+    original = os.fsync
+
+    def full(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.is_relative_to(tmp_path / "disk") and "postgres" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    made = run(world, backup, shipped, platform="full-disk")
+    assert made.error is not None and made.error["code"] == "SLP015", made
+    monkeypatch.undo()
+    vault = platform.vaults(Lineage(shipped.name, PRODUCTION))[0]
+    states = [copy.state for copy in vault.copies()]
+    assert states[0] is CopyState.COMPLETE and CopyState.COMPLETE not in states[1:]
+    assert run(world, backup, shipped, platform="full-disk").outcome is BackupOutcome.PROVED
 
 
 @pytest.mark.slow

@@ -215,7 +215,7 @@ def test_a_full_disk_for_the_build(
 
     def full(descriptor: int) -> None:
         path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        if path.is_relative_to(world.home.bundles):
+        if path.is_relative_to(world.home.bundles()):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(descriptor)
 

@@ -391,7 +391,7 @@ class World:
         assert left == []
         numbers = self._disposable_numbers()
         assert numbers == []
-        for folder in (self.home.root / "suites", self.home.bundles / "partial"):
+        for folder in (self.home.root / "suites", self.home.bundles() / "partial"):
             assert [p.name for p in folder.glob("*")] == [], folder
         assert [str(p) for p in self.home.store.rglob(".tmp-*")] == []
 
