@@ -19,7 +19,7 @@ from domain.verdict import Check, Verdict, worst
 from tasks.candidates import wait_until_ready
 from tasks.environs import peer_environ, service_environ
 
-_PROBE_SECONDS = 0.5
+_PROBE_SECONDS = 0.4
 
 
 @dataclass
