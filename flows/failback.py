@@ -21,6 +21,7 @@ from tasks.moving import (
     require_away,
     require_no_divergence,
     reverse,
+    told_loss,
     watching,
 )
 from tasks.naming import run_name
@@ -70,5 +71,6 @@ def failback(
                     move.run()
                     done, fault_at = measure_move(pair, clients, target, began)
                 account.lines.append(clear_away(pair, source))
-                account.judge_move(clients, done, fault_at)
+                lost = told_loss(pair, wanted, source, target)
+                account.judge_move(clients, done, fault_at, lost)
     return account.state()

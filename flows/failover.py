@@ -12,7 +12,15 @@ from blocks.platform import load_platform
 from domain.drill_report import RecoveryOutcome
 from tasks.alerts import ALERTS
 from tasks.locks import environment_lock
-from tasks.moving import clear_away, measure_move, move_of, plan_move, require_approval, watching
+from tasks.moving import (
+    clear_away,
+    measure_move,
+    move_of,
+    plan_move,
+    require_approval,
+    told_loss,
+    watching,
+)
 from tasks.naming import run_name
 from tasks.recovery_accounts import RecoveryAccount, recovery_accounted
 from tasks.recovery_plans import send_bundles
@@ -59,5 +67,6 @@ def failover(
                     move.run()
                     done, fault_at = measure_move(pair, clients, target, began)
                 account.lines.append(clear_away(pair, source))
-                account.judge_move(clients, done, fault_at)
+                lost = told_loss(pair, wanted, source, target)
+                account.judge_move(clients, done, fault_at, lost)
     return account.state()

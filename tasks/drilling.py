@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from psycopg.conninfo import make_conninfo
 
 from blocks import disposable_postgres, drill_processes, fence, sealing
 from blocks.disposable_postgres import DisposableServer
@@ -45,7 +46,8 @@ from tasks.saving import vaults_of
 from tasks.sides import Side, replicas_for
 
 LIFETIME = timedelta(minutes=20)
-"""After this the reaper removes whatever is left, whoever made it."""
+"""After this the reaper removes whatever is left, whoever made it; a large copy gets more."""
+_SLOW_BYTES_PER_SECOND = 5_000_000
 _COPY_SECONDS = 120.0
 _SETTLE_SECONDS = 1.0
 _BEFORE_SECONDS = 2.0
@@ -132,7 +134,7 @@ def begin(wanted: Wanted) -> DrillRecord:
         fault=wanted.fault,
         run=wanted.run,
         created_at=now,
-        expires_at=now + LIFETIME,
+        expires_at=now + LIFETIME + timedelta(seconds=_copy_bytes(wanted) / _SLOW_BYTES_PER_SECOND),
         host=f"{application}.drill-{identity}.{wanted.names.zone}",
         database=f"drill_{identity}",
         folder=str(Path(tempfile.gettempdir()) / f"slipway-drill-{identity}"),
@@ -140,6 +142,12 @@ def begin(wanted: Wanted) -> DrillRecord:
     )
     wanted.primary.store.create(key_of(record), record.model_dump_json().encode())
     return record
+
+
+def _copy_bytes(wanted: Wanted) -> int:
+    manifest = wanted.chosen.copy.manifest
+    member = manifest.member(MemberKind.POSTGRES) if manifest else None
+    return member.plain_bytes if member else 0
 
 
 @contextmanager
@@ -334,7 +342,7 @@ def failover_of(world: World) -> Failover:
 
     return Failover(
         tier=wanted.tier,
-        primary=world.primary,
+        primary=_as_seen(world, world.primary),
         standby=standby,
         names=_names(wanted),
         epoch_location=wanted.standby.epoch_location(),
@@ -353,6 +361,14 @@ def failover_of(world: World) -> Failover:
         replication=world.replication,
         patience=min(wanted.policy.rto, timedelta(seconds=10 if _is_stopped(wanted) else 60)),
     )
+
+
+def _as_seen(world: World, side: Side) -> Side:
+    """The old side as whoever fails over finds it: behind a cut, its database is nowhere."""
+    if world.wanted.fault is not Fault.CUT:
+        return side
+    nowhere = make_conninfo(side.admin_url, host="127.0.0.1", port=9)
+    return replace(side, admin_url=nowhere)
 
 
 def _is_stopped(wanted: Wanted) -> bool:

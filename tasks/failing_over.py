@@ -30,6 +30,7 @@ _DETECT_MISSES = 3
 _ANSWERS_SECONDS = 10.0
 """A primary that never fails three times in a row for so long is not lost."""
 _CLOSE_SECONDS = 1.0
+_REST_SECONDS = 5.0
 _RESOLVE_SECONDS = 1.0
 _BRIDGE = timedelta(seconds=30)
 """A first lease for a side whose keeper has to notice first that the epoch is its own."""
@@ -76,6 +77,7 @@ class Failover:
     patience: timedelta = timedelta(minutes=5)
     started: float = field(default_factory=time.monotonic)
     epoch: Epoch | None = None
+    closed: bool = False
     switched: bool = False
     keeper: KeeperProcess | None = None
     reports: list[PhaseReport] = field(default_factory=list)
@@ -178,6 +180,7 @@ class Failover:
         claimed = time.monotonic()
         closed = _within(_CLOSE_SECONDS, lambda: self.primary.fence.close(self._number))
         if closed is not None:
+            self.closed = True
             return f"epoch {self._number}; {self.primary.name} was closed and said so"
         if self.planned:
             raise Failed("SLP204", f"{self.primary.name} did not say that it is closed",
@@ -196,17 +199,17 @@ class Failover:
 
     def _promote(self) -> str:
         assert self.replication is not None
-        told = self._everything_came() if self.planned else []
+        told: list[str] = []
+        if self.planned:
+            told = self._everything_came()
+        elif self.closed:
+            told = self._rest_came()
         told += self.replication.promote()
         self._open()
         return "; ".join(told)
 
-    def _everything_came(self) -> list[str]:
-        """The closed side's last heartbeat has arrived, and every table is the same.
-
-        Raises:
-            Failed: SLP207, something is missing at the new side.
-        """
+    def _last_beat_came(self, seconds: float) -> bool:
+        """Whether all that the closed side has committed has arrived."""
         assert self.replication is not None
         with self.primary.fence.connection() as connection:
             row = connection.execute(
@@ -214,7 +217,23 @@ class Failover:
             ).fetchone()
             record_sequences(connection)
         assert row is not None
-        if not self.replication.await_beat(row[0], self.patience.total_seconds()):
+        return self.replication.await_beat(row[0], seconds)
+
+    def _rest_came(self) -> list[str]:
+        """The old side is given up, but it answers: what it has not sent yet is worth a moment."""
+        try:
+            came = self._last_beat_came(_REST_SECONDS)
+        except SlipwayError as error:
+            return [f"its last rows could not be waited for: {error.cause}"]
+        return ["its last rows arrived" if came else "its last rows did not arrive in time"]
+
+    def _everything_came(self) -> list[str]:
+        """The closed side's last heartbeat has arrived, and every table is the same.
+
+        Raises:
+            Failed: SLP207, something is missing at the new side.
+        """
+        if not self._last_beat_came(self.patience.total_seconds()):
             raise Failed("SLP207", f"what {self.primary.name} has did not arrive in time",
                          help="it gets its epoch back; see `slipway readiness`")  # fmt: skip
         differ = differences(self.primary.admin_url, self.standby.admin_url)

@@ -294,6 +294,24 @@ def divergence(pair: Pair, fenced: Side, serving: Side) -> Unshipped | None:
     return unshipped(fenced.admin_url, name, name)
 
 
+def told_loss(pair: Pair, plan: MovePlan, left: Side, serving: Side) -> str:
+    """What a move lost, as far as anybody can say now."""
+    if plan.planned:
+        return "nothing was lost: all tables were the same"
+    if pair.policy.tier is Tier.BACKUP:
+        return "what was committed after the copy is lost, unless the old side comes back"
+    try:
+        found = divergence(pair, left, serving)
+    except SlipwayError:
+        found = None
+    if found is None:
+        return (
+            f"{left.name} cannot be asked what it had not sent; `slipway failback` lists it when "
+            "it answers again"
+        )
+    return f"{left.name} alone holds {found.sentence()}"
+
+
 def require_away(pair: Pair) -> None:
     """Raises UsageError SLP205: the application is at home already."""
     if pair.primary() is pair.home:

@@ -129,16 +129,20 @@ class RecoveryAccount:
         self.rpo_seconds = pair.policy.rpo.total_seconds()
         self.changed = True
 
-    def judge_move(self, clients: DrillClients, done: Achieved, fault_at: float) -> None:
+    def judge_move(self, clients: DrillClients, done: Achieved, fault_at: float, lost: str) -> None:
         """Of the real names: readers saw it; what was lost is told by what the old side holds."""
         assert self.rto_seconds is not None and self.rpo_seconds is not None
         attempts = clients.attempts()
         self.timeline = timeline(attempts)
         self.fault_at = round(fault_at - min(a.sent for a in attempts), 3)
-        self.done = done
-        self.outcome, self.reason, self.checks = judged(
+        self.done = done.model_copy(update={"acknowledged": 0})  # readers were told of no write
+        self.outcome, _, self.checks = judged(
             done, self.rto_seconds, self.rpo_seconds, self.phases, ()
         )
+        back = "users were not served again"
+        if done.rta_seconds is not None:
+            back = f"users were served again after {done.rta_seconds:.1f} s"
+        self.reason = f"{back}; {lost}"
 
     def judge_readiness(self, checks: list[Check]) -> None:
         """One score with its reasons."""

@@ -181,6 +181,11 @@ def follow(pair: Pair) -> str:
     the standby's copy useless until it is made again.
     """
     source, target = pair.primary(), pair.standby()
+    if target is pair.home:
+        return (
+            f"users are served by {source.name}; nothing of {target.name} is replaced before "
+            f"`slipway failback {pair.application} -e {pair.policy.environment}`"
+        )
     server, name = target.platform.database, Login(target.admin_url).database
     server.ensure(name)
     replication = pair.replication(source, target)
@@ -189,7 +194,11 @@ def follow(pair: Pair) -> str:
         return f"{target.name} follows {source.name}"
     why = f": the schema differs ({', '.join(drift[:3])})" if replication.is_set_up() else ""
     get_run_logger().info("the standby's database is made anew%s", why)
-    set_aside(target)
+    if replication.is_set_up():
+        forget_subscriptions(target.admin_url)
+        server.drop(name)  # it followed, so it holds nothing of its own
+    else:
+        set_aside(target)
     replication.forget_at_primary()
     server.ensure(name)
     replication.begin()
