@@ -214,6 +214,7 @@ def test_a_drill_of_a_warm_standby(world: World, ledger: App) -> None:
     assert page is not None and page.count(b"<rect") > 10 and b"production untouched" in page
 
 
+@pytest.mark.slow
 def test_a_drill_that_restores_a_backup(world: World, ledger: App) -> None:
     report = run(world, drill, ledger, tier="backup", fault="freeze")
     assert_good(report)
@@ -228,6 +229,7 @@ def test_every_fault_with_every_tier(world: World, ledger: App, tier: str, fault
     assert_good(run(world, drill, ledger, tier=tier, fault=fault, seed=len(fault)))
 
 
+@pytest.mark.slow
 def test_with_the_name_service_down_nobody_is_led_anywhere(world: World, ledger: App) -> None:
     report = run(world, drill, ledger, scenario="dns-down", tier="warm")
     assert report.outcome is RecoveryOutcome.PASSED, report.reason
@@ -243,7 +245,14 @@ def test_every_game_day_comes_to_what_it_says(world: World, ledger: App, name: s
     assert_good(run(world, drill, ledger, scenario=name))
 
 
-@pytest.mark.parametrize("moment", ["twin serves", "fault", "promote"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("twin serves", marks=pytest.mark.slow),
+        "fault",
+        pytest.param("promote", marks=pytest.mark.slow),
+    ],
+)
 def test_a_drill_that_is_killed_leaves_nothing_that_the_reaper_does_not_find(
     world: World, ledger: App, moment: str
 ) -> None:
@@ -447,6 +456,7 @@ def postgres_of(world: World) -> list[Any]:
     return drill_processes.family(part.pid)
 
 
+@pytest.mark.slow
 def test_a_primary_that_answers_is_not_failed_over(world: World, own: App) -> None:
     assert run(world, standby, own).outcome is RecoveryOutcome.PASSED
     plan = approved(world, own, failover, "ann", "bob")
