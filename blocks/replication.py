@@ -25,6 +25,8 @@ from domain.errors import Failed
 SEQUENCE_MARGIN = 10_000
 """Values that may have been drawn since the last record, which is at most a lease old."""
 _POLL_SECONDS = 0.05
+# What a newer pg_dump writes, and servers before 17 refuse.
+_UNKNOWN_BEFORE_17 = b"SET transaction_timeout = 0;\n"
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class Replication:
             "--schema-only", "--no-owner", "--no-privileges", "--no-publications",
             "--no-subscriptions", "--no-password",
         )  # fmt: skip
+        if major < 17:
+            text = text.replace(_UNKNOWN_BEFORE_17, b"")
         _program_output(
             "psql", major, self._owner,
             "--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1",
@@ -307,7 +311,7 @@ def forget_subscriptions(url: str) -> None:
 def _program_output(
     name: str, major: int, login: Login, *arguments: str, feed: bytes | None = None
 ) -> bytes:
-    program = find(name, server=major)
+    program = find(name, server=major, same=True)
     with error_file() as errors:
         done = subprocess.run(
             [program.path, *arguments, login.argument],

@@ -52,7 +52,7 @@ def _probes(world: World) -> dict[str, Callable[[], str]]:
     return {
         "the twin's login at production's database": lambda: _login(world, primary.database_url),
         "the standby's login at production's database": lambda: _login(world, standby.database_url),
-        "the standby's login at another database of its server": lambda: _neighbour(world),
+        "the standby's login at the standby's own database": lambda: _neighbour(world),
         "production's name at the standby's edge": lambda: _edge(world),
         "production's name": lambda: _name(world),
         "production's line of backups": lambda: _lineage(world),
@@ -84,11 +84,10 @@ def _login(world: World, url: str) -> str:
 def _neighbour(world: World) -> str:
     assert world.standby is not None
     login = conninfo.conninfo_to_dict(world.standby.database_url)
-    others = [n for n in world.wanted.standby.database.databases()
-              if n not in (world.record.database, "postgres")]  # fmt: skip
-    if not others:
-        return "there is no other"
-    return "; ".join(_refused({**login, "dbname": other}) for other in others[:3])
+    own = database_name(world.record.application, world.wanted.policy.standby)
+    if own not in world.wanted.standby.database.databases():
+        return "there is none yet"
+    return _refused({**login, "dbname": own})
 
 
 def _refused(parts: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from sandbox import parts, ports
+from sandbox import ports, postgres
 from sandbox.home import Home, Memory
 from sandbox.postgres import binaries
 
@@ -41,7 +41,7 @@ def server(home: Home, password: str, *flags: str) -> Iterator[psycopg.Connectio
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        yield _connect(process, parts._database(port, password))
+        yield _connect(process, postgres.url(port, password))
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)

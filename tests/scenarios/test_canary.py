@@ -62,6 +62,7 @@ def test_a_bad_canary_is_caught_and_taken_back_on_its_own(world: World, app: App
     world.assert_serves(app.name, "1.0.0")
 
 
+@pytest.mark.slow
 def test_no_users_hold_a_canary_and_then_it_goes_back(world: World, app: App) -> None:
     more = {"canary": {**CANARY["canary"], "patience": "3s"}}  # type: ignore[dict-item]
     world.ship(version(app, "1.0.0"))
@@ -81,6 +82,7 @@ def test_declared_probes_stand_in_for_users(world: World, app: App) -> None:
     world.assert_serves(app.name, "1.1.0")
 
 
+@pytest.mark.slow
 def test_copies_and_testers_come_before_users(world: World, app: App) -> None:
     """A mirror step judges by copies; testers reach the candidate by their header meanwhile."""
     more = {"canary": {"steps": ["10%"], "requests": 60, "mirror": 20,
@@ -135,7 +137,8 @@ def test_a_person_aborts_and_tries_again(world: World, app: App) -> None:
     world.assert_serves(app.name, "1.1.0")
 
 
-@pytest.mark.parametrize("policy", ["replace", pytest.param("refuse", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["replace", "refuse"])
 def test_a_newer_release_follows_the_declared_policy(world: World, app: App, policy: str) -> None:
     world.ship(version(app, "1.0.0"))
     slow = {"canary": {"steps": ["10%"], "requests": 100_000}, "superseding": policy}

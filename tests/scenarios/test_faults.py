@@ -224,6 +224,7 @@ def test_a_full_disk_for_the_build(
     assert "No space left on device" in ended.message
 
 
+@pytest.mark.slow
 def test_a_part_that_does_not_come_back_ends_the_release(
     world: World, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:

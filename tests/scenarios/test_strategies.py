@@ -56,6 +56,7 @@ def test_rolling_with_three_replicas_fails_no_request(world: World, app: App) ->
     assert (ended.report.requests or 0) > 40
 
 
+@pytest.mark.slow
 def test_rolling_that_fails_half_way_gives_the_capacity_back(world: World, app: App) -> None:
     def version(name: str, **knobs: Any) -> str:
         services = {"web": service(replicas={"default": 3})}
