@@ -78,6 +78,8 @@ class CutProxy:
         for each in (source, target):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+            if counts:  # one of the two directions closes both
+                each.close()
 
     def _is_too_much(self, count: int) -> bool:
         with self._lock:

@@ -165,8 +165,10 @@ def test_the_network_cut_in_mid_backup(world: World, shipped: App, seconds: floa
     with CutProxy(host, int(port), cut_after_bytes=6000, seconds=seconds) as network:
         through = {"endpoint": f"http://127.0.0.1:{network.port}"}
         platform.backup_locations[0] = where.model_copy(update=through)
-        platform.save("cut-network", overwrite=True)
-        made = run(world, backup, shipped, platform="cut-network")
+        # A name of its own each time: overwriting with a copy overwrites what it is a copy of.
+        name = f"cut-network-{seconds:.0f}"
+        platform.save(name, overwrite=True)
+        made = run(world, backup, shipped, platform=name)
         assert network.cuts == 1
     if seconds < 10:
         assert made.outcome is BackupOutcome.PROVED, made
