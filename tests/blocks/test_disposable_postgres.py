@@ -105,7 +105,7 @@ def test_it_ends_when_its_keeper_is_killed_and_a_sweep_removes_the_rest(base: Pa
 
 
 def test_it_does_not_outlive_its_time(base: Path) -> None:
-    with user_of_one(base, lifetime_seconds=3) as (_, folder, server):
+    with user_of_one(base, lifetime_seconds=10) as (_, folder, server):
         wait_for(lambda: gone(server), "end of the server")
         wait_for(lambda: not list(folder.glob("data")), "end of its data")
     sweep(base)

@@ -159,7 +159,6 @@ def test_the_fence_can_be_taken_down(url: str) -> None:
     assert not guard.state().armed and write(url)
 
 
-@pytest.mark.slow
 def test_a_server_that_was_frozen_wakes_up_fenced(tmp_path: Path) -> None:
     """No process acts: the comparison with the server's own clock is enough."""
     with DisposableServer() as own:

@@ -138,6 +138,7 @@ def test_a_backup_is_proved_at_every_location_and_restored(
     assert [v.copies()[0].state for v in vaults(world, shipped)] == [CopyState.COMPLETE] * 3
 
 
+@pytest.mark.slow
 def test_a_location_that_is_away_keeps_no_other_from_its_copy(world: World, shipped: App) -> None:
     platform = world.platform.model_copy(deep=True)
     dead = {"kind": "gcs", "endpoint": "http://127.0.0.1:9", "create": False,
@@ -182,6 +183,7 @@ def test_the_network_cut_in_mid_backup(world: World, shipped: App, seconds: floa
     assert all(v.copies()[-1].proved(Rung.PROBED) for v in vaults(world, shipped))
 
 
+@pytest.mark.slow
 def test_the_disk_full_in_mid_backup(
     world: World, shipped: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def test_a_command_that_takes_a_port_that_is_taken(world: World, live: App) -> N
     assert str(port) in ended.detail
 
 
+@pytest.mark.slow
 def test_a_command_that_ignores_its_port(world: World, live: App) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -119,6 +119,7 @@ def test_a_person_pauses_resumes_and_promotes(world: World, app: App) -> None:
     world.assert_serves(app.name, "1.1.0")
 
 
+@pytest.mark.slow
 def test_a_person_aborts_and_tries_again(world: World, app: App) -> None:
     world.ship(version(app, "1.0.0"))
     more = {"canary": {"steps": ["10%"], "requests": 100_000}}

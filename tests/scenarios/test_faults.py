@@ -86,6 +86,7 @@ def test_traefik_killed_in_mid_release(world: World, app: App, action: str) -> N
     world.assert_serves(app.name, "1.1.0")
 
 
+@pytest.mark.slow
 def test_the_cluster_supervisor_killed_in_mid_release(world: World, app: App) -> None:
     """Replicas belong to nobody who can die: users notice nothing."""
     world.ship(app.source("1.0.0"))

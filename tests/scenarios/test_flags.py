@@ -148,6 +148,7 @@ def test_a_bad_flag_is_caught_and_killed_on_its_own(world: World, app: App) -> N
     assert met and len(users.failed) == met, "after the kill nobody meets the fault"
 
 
+@pytest.mark.slow
 def test_a_kill_does_not_wait_for_a_ramp_and_stops_it(world: World, app: App) -> None:
     ship(world, app)
     result = world.in_thread(lambda: run(app, "ramp", "10%, 90%"))  # no users: it waits

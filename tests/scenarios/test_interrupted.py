@@ -74,7 +74,7 @@ POINTS = [
 @pytest.mark.parametrize(
     "points",
     [
-        pytest.param(POINTS[::6], id="every-sixth"),
+        pytest.param(POINTS[::8], id="every-eighth"),
         pytest.param(POINTS, id="all", marks=pytest.mark.slow),
     ],
 )
@@ -383,6 +383,7 @@ def test_two_releases_of_one_environment_queue(world: World, app: App) -> None:
     world.assert_serves(app.name, "1.2.0")
 
 
+@pytest.mark.slow
 def test_two_environments_work_side_by_side(world: World, app: App) -> None:
     """Each waits for the other in the middle of its rollout, so neither can have queued."""
     other = App(app.folder.parent / "other", app.name)

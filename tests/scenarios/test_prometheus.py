@@ -70,6 +70,7 @@ def prometheus(world: World, application: str) -> Iterator[str]:
         server.close()
 
 
+@pytest.mark.slow
 def test_scraped_counters_promote_a_good_version_and_send_a_bad_one_back(
     world: World, app: App
 ) -> None:

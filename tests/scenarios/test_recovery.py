@@ -412,6 +412,7 @@ def test_there_and_back_without_losing_a_row(world: World, own: App) -> None:
     assert nothing.error is not None and nothing.error["code"] == "SLP205"
 
 
+@pytest.mark.slow
 def test_a_frozen_primary_wakes_up_fenced_and_what_it_alone_holds_is_listed(
     world: World, own: App
 ) -> None:

@@ -136,6 +136,7 @@ def test_a_rollback_after_the_old_version_has_expired(world: World, app: App) ->
     world.assert_serves(app.name, "1.0.0")
 
 
+@pytest.mark.slow
 def test_a_rollback_to_a_chosen_release(world: World, app: App) -> None:
     for version in ("1.0.0", "1.1.0", "1.2.0"):
         world.ship(app.source(version))
@@ -188,6 +189,7 @@ def test_two_services_never_mix_their_versions(world: World, app: App) -> None:
     world.assert_serves(app.name, "1.1.0")
 
 
+@pytest.mark.slow
 def test_a_service_that_comes_and_goes_between_versions(world: World, app: App) -> None:
     world.ship(pair(app, "1.0.0", with_peer=False))
     with world.users(app.name) as users:
@@ -201,6 +203,7 @@ def test_a_service_that_comes_and_goes_between_versions(world: World, app: App) 
     world.assert_serves(app.name, "1.2.0")
 
 
+@pytest.mark.slow
 def test_a_public_service_that_is_new_fails_and_its_route_goes_again(
     world: World, app: App
 ) -> None:
