@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from domain.errors import Failed, SlipwayError, UsageError
+from sandbox.ports import LOOPBACK, OTHER_LOOPBACK
 
 MARKER = "SLIPWAY_SANDBOX"
 """Environment variable that every process of a sandbox inherits; its value is the state root."""
@@ -58,8 +59,8 @@ class Side:
         return f"{kind}{self.suffix}"
 
 
-AWS = Side("aws", "127.0.0.1", "")
-GCP = Side("gcp", "127.0.0.2", "-gcp")
+AWS = Side("aws", LOOPBACK, "")
+GCP = Side("gcp", OTHER_LOOPBACK, "-gcp")
 SIDES = (AWS, GCP)
 
 

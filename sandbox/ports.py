@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 from collections.abc import Iterable, Mapping
@@ -9,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from domain.errors import Failed
 
 LOOPBACK = "127.0.0.1"
+OTHER_LOOPBACK = "127.0.0.2"
+"""The other cloud's: its edge listens on the same ports, as names lead to one port anywhere."""
 
 PREFERRED: Mapping[str, int] = {"prefect": 4200, "web": 8080}
 """Ports whose address a person types; the others are never seen."""
@@ -20,15 +23,20 @@ a port before its server listens there can end up connected to itself."""
 
 
 def is_free(port: int) -> bool:
-    """Nobody listens on this loopback port, and we could."""
+    """Nobody listens on this loopback port, at the address of either side, and we could."""
+    return _can_bind(LOOPBACK, port) and _can_bind(OTHER_LOOPBACK, port) and not answers(port)
+
+
+def _can_bind(address: str, port: int) -> bool:
     with socket.socket() as probe:
         # A port in TIME_WAIT is free for a server, which sets this option too.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return not answers(port)
+            probe.bind((address, port))
+        except OSError as error:
+            # A system that has only one loopback address says so when the part starts.
+            return address == OTHER_LOOPBACK and error.errno == errno.EADDRNOTAVAIL
+    return True
 
 
 def answers(port: int) -> bool:

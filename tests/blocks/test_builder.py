@@ -31,6 +31,7 @@ from blocks.builder import (
 )
 from blocks.bundles import BundleStore
 from domain.errors import Failed, NeedsPerson, SlipwayError
+from tests.scenarios.world import wait_until
 
 Wheels = Mapping[str, str]
 
@@ -612,7 +613,7 @@ def test_a_command_that_hangs_is_stopped_with_its_children(
     error = _fails(request, store)
     assert error.code == "SLP020" and "did not end within 2 s" in error.cause
     child = int(mark.read_text())
-    assert not psutil.pid_exists(child) or (psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: has_ended(child), "the child to end", 10)
 
 
 def test_a_damaged_bundle_is_not_built_over(tmp_path: Path, store: BundleStore) -> None:
@@ -707,3 +708,10 @@ def test_two_builds_at_once_agree(tmp_path: Path, store: BundleStore) -> None:
     digests = {process.communicate(timeout=60)[0] for process in started}
     assert len(digests) == 1
     store.verify(digests.pop().strip())
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

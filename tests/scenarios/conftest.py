@@ -21,7 +21,7 @@ from prefect.settings import (
 
 from sandbox import control
 from sandbox.home import Home, Memory
-from sandbox.ports import answers
+from sandbox.ports import PREFERRED, answers, choose
 from tests.scenarios.apps import App
 from tests.scenarios.killing import Killer
 from tests.scenarios.world import Standing, World, is_anothers, processes_of, save_platform
@@ -31,6 +31,9 @@ from tests.scenarios.world import Standing, World, is_anothers, processes_of, sa
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """A running sandbox; whatever happens, nothing of it is left at the end."""
     place = Home.at(tmp_path_factory.mktemp("scenarios") / "home")
+    place.make()
+    # Not the preferred ones: sandboxes of other workers start at the same moment.
+    Memory({name: choose(f"any port for {name}") for name in PREFERRED}).save(place)
     try:
         control.up(place)
         yield place

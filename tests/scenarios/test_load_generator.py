@@ -50,11 +50,14 @@ def lives(pid: int) -> bool:
 
 
 def workers_of(parent: int) -> list[psutil.Process]:
-    return [
-        process
-        for process in psutil.Process(parent).children(recursive=True)
-        if "load.worker" in process.cmdline()
-    ]
+    return [p for p in psutil.Process(parent).children(recursive=True) if is_worker(p)]
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "load.worker" in process.cmdline()
+    except psutil.Error:  # gone, or dead and not buried yet
+        return False
 
 
 def plan_for(port: int, profile: Profile, **more: object) -> LoadPlan:
