@@ -7,7 +7,7 @@ it away: no process has to act for a write to be refused.
 
 What a check cannot see is a transaction that passed it and commits later. ``close`` therefore ends
 all sessions, and what a frozen server commits in its first moments is what
-``tasks.divergence`` looks for.
+``blocks.divergence`` looks for.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from blocks.backup_locations import BackupLocation, open_store
 from blocks.epochs import Epochs
 from blocks.fence import Fence
 from domain.errors import Failed, SlipwayError
-from domain.failover import Epoch
+from domain.failover import Epoch, may_renew
 
 ROUNDS_PER_LEASE = 5
 _COVER_SECONDS = 5.0
@@ -84,7 +84,7 @@ class Keeper:
         """
         begun = fence.clock(connection)
         newest = self._epochs.newest()
-        if newest is None or newest.side != self._side:
+        if newest is None or not may_renew(self._side, newest):
             self._close(connection, newest)
             return
         fence.renew(connection, newest.number, begun, self._lease)

@@ -3,8 +3,8 @@
 Rows are replicated, in the order of their commits. What is not, and what stands in for it:
 
 - sequences: the keeper of the primary writes them into ``slipway.sequences``, which is replicated;
-- the schema: copied when following begins; ``blocks.postgres_schema`` tells when it has drifted;
-- large objects and unlogged tables: not at all; readiness names them.
+- the schema: copied when following begins; ``tasks.standing_by`` tells when it has drifted;
+- large objects and unlogged tables: not at all.
 """
 
 from __future__ import annotations

@@ -684,8 +684,8 @@ def drill(
     if reap:
         return recovering.reap(_home(), _console(context), application, environment, detach=detach)
     given = {"tier": tier, "scenario": scenario, "fault": fault, "seed": seed}
-    return recovering.drill(
-        _home(), _console(context), application, environment, given, detach=detach
+    return recovering.move(
+        _home(), _console(context), "drill", application, environment, given, detach=detach
     )
 
 

@@ -21,19 +21,6 @@ from domain.verdict import Check, Verdict
 from sandbox.home import Home
 
 
-def drill(
-    home: Home,
-    console: Console,
-    application: str,
-    environment: str,
-    given: Mapping[str, Any],
-    *,
-    detach: bool,
-) -> int:
-    """Start a drill and follow it to its report."""
-    return backing.start(home, console, "drill", application, environment, given, detach=detach)
-
-
 def reap(home: Home, console: Console, application: str, environment: str, *, detach: bool) -> int:
     """End every drill of the platform, and remove what is left of any."""
     platform, place = place_of(home, console, application, environment)
@@ -53,7 +40,7 @@ def move(
     *,
     detach: bool,
 ) -> int:
-    """Start a failover, a failback, or a look at the standby, and follow it."""
+    """Start a drill, a failover, a failback, or a look at the standby, and follow it."""
     return backing.start(home, console, flow, application, environment, given, detach=detach)
 
 

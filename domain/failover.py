@@ -73,12 +73,12 @@ class Epoch(_Model):
     reason: str
 
 
-def may_renew(mine: Epoch, newest: Epoch | None) -> bool:
+def may_renew(side: str, newest: Epoch | None) -> bool:
     """Whether a side that read ``newest`` just now may go on writing for another lease.
 
     Nothing read is no permission: a keeper that cannot see the epochs does not renew.
     """
-    return newest is not None and newest == mine
+    return newest is not None and newest.side == side
 
 
 CLOCK_RATE_MARGIN: Final = 0.05
@@ -120,16 +120,14 @@ class Achieved(_Model):
     Attributes:
         rta_seconds: None when no client got through.
         rpa_seconds: of the newest heartbeat that was recovered; None when there was none.
-        acknowledged: transactions that clients were told are written, before the fault.
+        acknowledged: transactions that clients were told are written, before the fault and after.
         lost: those of them that the standby does not have, each by its number.
-        refused_since: attempts that failed between the fault and the first good one.
     """
 
     rta_seconds: float | None
     rpa_seconds: float | None
     acknowledged: int
     lost: tuple[int, ...]
-    refused_since: int
 
 
 def achieved(
@@ -157,11 +155,6 @@ def achieved(
         else round(max(0.0, fault_at - newest_beat.timestamp()), 3),
         acknowledged=len(acknowledged),
         lost=tuple(sorted(n for n in acknowledged if n not in there)),
-        refused_since=sum(
-            1
-            for a in attempts
-            if a.done >= fault_at and not a.acknowledged and (first is None or a.done < first)
-        ),
     )
 
 

@@ -144,6 +144,18 @@ def lag(seconds: float | None, alive: bool, waiting: Iterable[str], limit: timed
     )
 
 
+def clocks(side: str, apart: timedelta, limit: timedelta) -> Check:
+    """Ages compare heartbeats of one clock with another: they would all be wrong."""
+    return check(
+        "clocks",
+        apart <= limit,
+        f"the clock of {side}'s database is {apart.total_seconds():.1f} s from ours, the limit is "
+        f"{limit.total_seconds():.0f} s",
+        value=round(apart.total_seconds(), 3),
+        limit=limit.total_seconds(),
+    )
+
+
 def schema(missing: Iterable[str]) -> Check:
     """Rows are replicated, changes of the schema are not."""
     differ = sorted(missing)

@@ -169,16 +169,9 @@ class Readiness:
             side: _rows(url, "SELECT clock_timestamp()")[0][0]
             for side, url in ((self.primary.side, self._here), (self.standby.side, self._there))
         }
-        apart = {s: abs((t - datetime.now(UTC)).total_seconds()) for s, t in now.items()}  # type: ignore[operator]
+        apart = {s: abs(t - datetime.now(UTC)) for s, t in now.items()}  # type: ignore[operator]
         side = max(apart, key=lambda s: apart[s])
-        return rules.check(
-            "clocks",
-            apart[side] <= CLOCKS_APART.total_seconds(),
-            f"the clock of {side}'s database is {apart[side]:.1f} s from ours, the limit is "
-            f"{CLOCKS_APART.total_seconds():.0f} s",
-            value=round(apart[side], 3),
-            limit=CLOCKS_APART.total_seconds(),
-        )  # fmt: skip
+        return rules.clocks(side, apart[side], CLOCKS_APART)
 
     def cluster_and_edge(self) -> Check:
         name, environment = self.record.application.name, self.policy.standby

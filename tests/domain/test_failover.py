@@ -60,7 +60,7 @@ def test_no_lease_of_the_old_side_is_in_force_when_the_new_one_opens(
     for before_read, before_grant, pause in rounds:
         begun = at
         read_at = begun + before_read
-        if may_renew(mine, mine if read_at < claimed else next_one):
+        if may_renew("aws", mine if read_at < claimed else next_one):
             until = max(until, begun + lease / rate)
         at = read_at + before_grant + pause
     opened = claimed + fenced_after(timedelta(seconds=lease)).total_seconds()
@@ -68,9 +68,9 @@ def test_no_lease_of_the_old_side_is_in_force_when_the_new_one_opens(
 
 
 def test_a_keeper_that_sees_nothing_does_not_renew() -> None:
-    assert not may_renew(epoch(1, "aws"), None)
-    assert not may_renew(epoch(1, "aws"), epoch(2, "aws"))
-    assert may_renew(epoch(1, "aws"), epoch(1, "aws"))
+    assert not may_renew("aws", None)
+    assert not may_renew("aws", epoch(2, "gcp"))
+    assert may_renew("aws", epoch(1, "aws")) and may_renew("aws", epoch(3, "aws"))
 
 
 def test_every_phase_has_its_halt_and_each_tier_its_phases() -> None:
@@ -150,7 +150,7 @@ def report(verdict: Verdict = Verdict.PASS) -> list[PhaseReport]:
 
 
 def reached(rta: float | None, rpa: float | None, lost: tuple[int, ...] = ()) -> Achieved:
-    return Achieved(rta_seconds=rta, rpa_seconds=rpa, acknowledged=10, lost=lost, refused_since=0)
+    return Achieved(rta_seconds=rta, rpa_seconds=rpa, acknowledged=10, lost=lost)
 
 
 @pytest.mark.parametrize(

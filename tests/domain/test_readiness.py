@@ -25,6 +25,7 @@ READY = [
     rules.time_needed(Tier.HOT, SECOND, SECOND, None, 5 * SECOND),
     rules.lag(0.5, True, [], SECOND),
     rules.schema([]),
+    rules.clocks("gcp", 30 * SECOND, 30 * SECOND),
 ]
 
 UNREADY = [
@@ -51,6 +52,7 @@ UNREADY = [
     (rules.lag(0.0, False, [], SECOND), Verdict.FAIL, "stands still"),
     (rules.lag(None, True, [], SECOND), Verdict.FAIL, "stands still"),
     (rules.lag(0.0, True, ["meal"], SECOND), Verdict.FAIL, "not copied yet: meal"),
+    (rules.clocks("gcp", 180 * SECOND, 30 * SECOND), Verdict.FAIL, "180.0 s from ours"),
     (rules.schema(["meal.kcal"]), Verdict.FAIL, "meal.kcal"),
 ]
 
