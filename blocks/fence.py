@@ -186,6 +186,13 @@ class Fence:
         with self.connection() as connection:
             return state(connection)
 
+    def opened_under(self, number: int) -> bool:
+        """Whether a lease was ever granted here under that epoch; not of a database that is no
+        side yet."""
+        with self.connection() as connection:
+            seen = state(connection)
+        return seen.armed and seen.epoch == number and seen.until > datetime.fromtimestamp(0, UTC)
+
     @contextmanager
     def _refusing(self) -> Iterator[None]:
         try:
@@ -207,26 +214,32 @@ def clock(connection: psycopg.Connection) -> datetime:
     return row[0]  # type: ignore[no-any-return]
 
 
-def renew(connection: psycopg.Connection, epoch: int, begun: datetime, lease: timedelta) -> None:
+def epoch(connection: psycopg.Connection) -> int:
+    """Under which epoch the database was opened or closed last."""
+    row = connection.execute("SELECT last_value FROM slipway.epoch").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def renew(connection: psycopg.Connection, number: int, begun: datetime, lease: timedelta) -> None:
     """Let this side write for one lease from ``begun``, the server's time before epochs were read.
 
     Raises:
         Failed: SLP203, the database has heard of a newer epoch.
     """
-    row = connection.execute("SELECT last_value FROM slipway.epoch").fetchone()
-    if row is None or int(row[0]) > epoch:
-        raise Failed("SLP203", f"the database is under epoch {row and row[0]}, not {epoch}",
+    if (known := epoch(connection)) > number:
+        raise Failed("SLP203", f"the database is under epoch {known}, not {number}",
                      help="another side was promoted; see `slipway readiness`")  # fmt: skip
-    connection.execute("SELECT setval('slipway.epoch', %s)", [epoch])
+    connection.execute("SELECT setval('slipway.epoch', %s)", [number])
     until = round((begun + lease).timestamp() * 1_000_000)
     connection.execute("SELECT setval('slipway.lease', %s)", [until])
 
 
-def close(connection: psycopg.Connection, epoch: int) -> int:
+def close(connection: psycopg.Connection, number: int) -> int:
     """See ``Fence.close``."""
     connection.execute(
         "SELECT setval('slipway.epoch', greatest(%s, (SELECT last_value FROM slipway.epoch)))",
-        [epoch],
+        [number],
     )
     connection.execute("SELECT setval('slipway.lease', 0)")
     row = connection.execute(

@@ -3,8 +3,7 @@
 ``python -m blocks.keeper`` reads one assignment (JSON) from stdin and keeps until stdin is closed,
 which is what happens when whoever started it dies; the lease then runs out by itself. Every round
 it also writes a heartbeat, records the sequences, and fences tables that have come since. When it
-sees a newer epoch it closes its side, and waits: should the epoch become its side's again, it goes
-on.
+sees another side's epoch it closes its own, and waits until its side is opened under a newer one.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from blocks.backup_locations import BackupLocation, open_store
 from blocks.epochs import Epochs
 from blocks.fence import Fence
 from domain.errors import Failed, SlipwayError
-from domain.failover import Epoch, may_renew
+from domain.failover import may_renew
 
 ROUNDS_PER_LEASE = 5
 _COVER_SECONDS = 5.0
@@ -84,9 +83,13 @@ class Keeper:
         """
         begun = fence.clock(connection)
         newest = self._epochs.newest()
-        if newest is None or not may_renew(self._side, newest):
-            self._close(connection, newest)
+        if newest is None:
             return
+        if newest.side != self._side:
+            self._close(connection, newest.number)
+            return
+        if not may_renew(self._side, newest, fence.epoch(connection)):
+            return  # claimed and not opened yet
         fence.renew(connection, newest.number, begun, self._lease)
         self._closed_for = 0
         self._beats += 1
@@ -104,10 +107,9 @@ class Keeper:
             )
             self._covered = time.monotonic()
 
-    def _close(self, connection: psycopg.Connection, newest: Epoch | None) -> None:
+    def _close(self, connection: psycopg.Connection, number: int) -> None:
         """Once for each epoch that is another's: what reads may go on."""
-        number = newest.number if newest else 0
-        if number and self._closed_for != number:
+        if self._closed_for != number:
             fence.close(connection, number)
             self._closed_for = number
 

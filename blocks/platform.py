@@ -16,12 +16,13 @@ from pydantic import Field, SecretStr
 
 from blocks.backup_locations import BackupLocation, open_store
 from blocks.bundles import BundleStore
+from blocks.cloud_sql import CloudSqlInstance, SqlInstance, look
 from blocks.cluster import Cluster
 from blocks.edge import Edge
 from blocks.file_store import FileStore
 from blocks.flags import FileFlags, Flags
 from blocks.local_cluster import LocalCluster
-from blocks.names import Names, NameService
+from blocks.names import Names, NameService, open_names
 from blocks.object_store import ObjectStore
 from blocks.postgres import PostgresServer
 from blocks.rds_instance import RdsInstance
@@ -81,6 +82,9 @@ class Platform(Block):
     public_address: str = Field("127.0.0.1", description="IP address that names lead to.")
     names: NameService | None = Field(
         None, description="Public DNS names; credentials under `dns`."
+    )
+    cloud_sql: CloudSqlInstance | None = Field(
+        None, description="Cloud SQL instance of the database; credentials under `cloud-sql`."
     )
     epochs: BackupLocation | None = Field(
         None, description="Where it is decided who may write: outside of both clouds' failure."
@@ -162,7 +166,22 @@ class Platform(Block):
                 "the platform block names no DNS service",
                 help="set `names` in its Slipway Platform block",
             )
-        return Names(self.names, self.backup_credentials.get_secret_value().get("dns"))
+        return open_names(self.names, self.backup_credentials.get_secret_value().get("dns"))
+
+    def sql_instance(self) -> SqlInstance | None:
+        """What Cloud SQL says of the database's instance; None when the platform names none.
+
+        Raises:
+            Failed: SLP215.
+        """
+        if self.cloud_sql is None:
+            return None
+        return look(self.cloud_sql, self.backup_credentials.get_secret_value().get("cloud-sql"))
+
+    @property
+    def nameserver(self) -> str:
+        """host:port of the server to check names with."""
+        return self.names.resolver if self.names else ""
 
     def epoch_store(self) -> ObjectStore:
         """Raises UsageError SLP200: the platform has no place for epochs."""

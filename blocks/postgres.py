@@ -221,6 +221,15 @@ class PostgresServer:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return Redactor([self._url.password or ""]).text(line)
 
+    def limit_connections(self, name: str, most: int) -> None:
+        """How many sessions the owner of a database may have; -1 for any number."""
+        with self._admin() as connection:
+            connection.execute(
+                sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format(
+                    sql.Identifier(name), sql.Literal(most)
+                )
+            )
+
     @property
     def _place(self) -> str:
         return f"{self._url.hostname}:{self._url.port}"

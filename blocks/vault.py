@@ -352,19 +352,27 @@ class Checked:
 
 
 def copy_part(
-    source: Vault, target: Vault, part: Part, *, locked_until: datetime | None = None,
-    pace: Pace = UNLIMITED, progress: Progress = lambda plain, stored: None,
-) -> None:  # fmt: skip
+    source: Vault, target: Vault, part: Part, *, key: str = "",
+    locked_until: datetime | None = None, pace: Pace = UNLIMITED,
+    progress: Progress = lambda plain, stored: None,
+) -> Part:  # fmt: skip
     """Copy stored bytes as they are; goes on where an earlier copy stopped.
+
+    Args:
+        key: at the target; by default the same.
+
+    Returns:
+        The part at the target.
 
     Raises:
         Failed: SLP143, the source is damaged: nothing is left under the key.
     """
-    there = target.store.stat(part.key)
+    copied = part.model_copy(update={"key": key or part.key})
+    there = target.store.stat(copied.key)
     if there is not None:
-        _require_same(target, there, part)
-        return
-    upload = target.store.upload(part.key, locked_until=locked_until)
+        _require_same(target, there, copied)
+        return copied
+    upload = target.store.upload(copied.key, locked_until=locked_until)
     done = {one.number: one for one in upload.done}
     sent, number = 0, 0
     with source.open(part) as content:
@@ -380,12 +388,13 @@ def copy_part(
     try:
         upload.complete(part.sha256)
     except AlreadyExists:
-        there = target.store.stat(part.key)
+        there = target.store.stat(copied.key)
         assert there is not None
-        _require_same(target, there, part)
+        _require_same(target, there, copied)
     except Failed:
         upload.abort()  # parts of another attempt did not fit: the next one begins anew
         raise
+    return copied
 
 
 def _is_there(part: UploadedPart | None, data: bytes) -> bool:

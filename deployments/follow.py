@@ -18,6 +18,7 @@ from domain.errors import OutcomeUnknown, SlipwayError
 
 HEARTBEAT_SECONDS = 25.0
 _POLL_SECONDS = 0.4
+_QUIET_SECONDS = 2.0  # every look costs the server, which shares the machine with what is measured
 _LATE = timedelta(seconds=20)  # lines are sent in batches, so they arrive out of order
 _DRAIN_SECONDS = 5.0
 _TAIL_LINES = 20
@@ -180,12 +181,16 @@ def follow(
     """
     follower = _Follower(server, console, run.id, now, frozenset(mute), spoke=now())
     try:
+        pause = _POLL_SECONDS
         while True:
+            heard = len(follower.seen)
             current = follower.look()
             if current.ended:
                 follower.drain()
                 return current
-            time.sleep(_POLL_SECONDS)
+            time.sleep(pause)
+            quiet = len(follower.seen) == heard
+            pause = min(pause * 1.3, _QUIET_SECONDS) if quiet else _POLL_SECONDS
     except SlipwayError as error:
         if error.code != "SLP070":
             raise

@@ -110,11 +110,16 @@ def platforms(
     from pydantic import SecretStr
 
     from blocks.backup_locations import BackupLocation
+    from blocks.cloud_sql import CloudSqlInstance
     from blocks.names import NameService
     from blocks.platform import Platform
+    from sandbox.google_apis import INSTANCE, PROJECT
 
     aws, gcp = addresses["database_aws_url"], addresses["database_gcp_url"]
     found = {}
+    instance = CloudSqlInstance(
+        project=PROJECT, instance=INSTANCE, endpoint=addresses["google_apis"]
+    )
     for side, block, here, there in (
         (AWS, PLATFORM, aws, gcp),
         (GCP, STANDBY_PLATFORM, gcp, aws),
@@ -148,6 +153,7 @@ def platforms(
             ),
             names=NameService(zone=ZONE, endpoint=addresses["s3_endpoint"],
                               resolver=addresses["nameserver"], create=True),
+            cloud_sql=instance if side is GCP else None,
             epochs=BackupLocation(name="epochs", kind="file", bucket=addresses["epochs"]),
         )  # fmt: skip
     return found

@@ -29,6 +29,8 @@ class Fault(StrEnum):
     """The database refuses the application's login."""
     MIGRATION = "migration"
     """A migration drops the application's tables; the database itself is well."""
+    CORRUPT = "corrupt"
+    """The newest backup that is kept outside is overwritten, then the region is lost."""
 
 
 class Scenario(_Model):
@@ -36,7 +38,9 @@ class Scenario(_Model):
 
     Attributes:
         expected: what must come of it, as a person is told before.
+        tier: of the standby, unless another one is asked for; None: the declared one.
         names_down: the name service takes no change.
+        standby_full: the standby's server lets the application have no connection.
         stops_at: the phase that must stop the failover, with nobody led to the new side; None:
             users must be served again.
     """
@@ -44,7 +48,9 @@ class Scenario(_Model):
     name: str
     story: str
     fault: Fault
+    tier: Tier | None = None
     names_down: bool = False
+    standby_full: bool = False
     stops_at: Phase | None = None
     expected: str
 
@@ -90,6 +96,22 @@ SCENARIOS: Final[Mapping[str, Scenario]] = MappingProxyType(
                 names_down=True,
                 stops_at=Phase.SWITCH,
                 expected="the standby is ready, nobody is led to it, and the run says so",
+            ),
+            Scenario(
+                name="ransomware",
+                story="somebody encrypts the newest backup in place, and the region is lost",
+                fault=Fault.CORRUPT,
+                tier=Tier.BACKUP,
+                expected="the damage is recognised by its hash, and another copy is restored",
+            ),
+            Scenario(
+                name="standby-too-small",
+                story="the standby's server has no connections left for the application",
+                fault=Fault.KILL,
+                tier=Tier.WARM,
+                standby_full=True,
+                stops_at=Phase.SCALE,
+                expected="no replica becomes ready, nobody is led there, and the run says so",
             ),
         )
     }

@@ -1066,5 +1066,14 @@ CATALOGUE: dict[str, Page] = {
             "After cleaning up, the inventory was not empty.",
             "Run `slipway drill APP --reap`; it says what it cannot remove.",
         ),
+        Page(
+            "SLP215",
+            "Cloud SQL does not describe the instance",
+            1,
+            "There is no instance of that name, Cloud SQL does not answer, or the account may not "
+            "read instances. Whether the standby has room and runs is then not known.",
+            "Correct `cloud_sql` in the platform block of the standby; its account needs the role "
+            "`roles/cloudsql.viewer`, and is kept under `cloud-sql` in `backup_credentials`.",
+        ),
     )
 }

@@ -73,12 +73,17 @@ class Epoch(_Model):
     reason: str
 
 
-def may_renew(side: str, newest: Epoch | None) -> bool:
+def may_renew(side: str, newest: Epoch | None, granted: int) -> bool:
     """Whether a side that read ``newest`` just now may go on writing for another lease.
 
-    Nothing read is no permission: a keeper that cannot see the epochs does not renew.
+    Nothing read is no permission: a keeper that cannot see the epochs does not renew. Nor does it
+    begin: the first lease under an epoch is the failover's to grant, which knows when the old
+    side's is over.
+
+    Args:
+        granted: the epoch under which the side's database was opened last.
     """
-    return newest is not None and newest.side == side
+    return newest is not None and newest.side == side and granted == newest.number
 
 
 CLOCK_RATE_MARGIN: Final = 0.05

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from domain.failover import Tier, fenced_after
-from domain.units import format_duration
+from domain.units import format_bytes, format_duration
 from domain.verdict import Check, Verdict
 
 DETECT = timedelta(seconds=2)
 """What noticing a loss takes; see ``tasks.failing_over``."""
 START = timedelta(seconds=10)
 """What starting replicas and switching take, without the time that resolvers keep answers."""
+
+
+LASTS = timedelta(hours=2)
+"""It is looked at every hour; what was seen longer ago says nothing of now."""
 
 
 def check(name: str, good: bool, reason: str, **more: float | str | int | None) -> Check:
@@ -71,6 +75,55 @@ def connections(free: int, needed: int) -> Check:
         value=free,
         limit=needed,
     )
+
+
+def instance(
+    name: str, state: str, stopped: bool, major: int, server: int, version_of: str
+) -> Check:
+    """What the cloud says of the standby's instance, against the server that answers.
+
+    Args:
+        major: of PostgreSQL, as the cloud says; ``server``: as the server itself says.
+        version_of: machine and disk, for people.
+    """
+    if stopped or state != "RUNNABLE":
+        return check("instance", False, f"{name} is {'switched off' if stopped else state}")
+    if major != server:
+        return check("instance", False, f"{name} is PostgreSQL {major}, and {server} answers: "
+                     "the platform block names another instance")  # fmt: skip
+    return check("instance", True, f"{name} is {state}: {version_of}")
+
+
+ROOM = 1.2
+"""Times the primary's database: indexes are built beside their tables."""
+
+
+def room(needed: int, most: int | None) -> Check:
+    """Whether the standby's disk takes the primary's database.
+
+    Args:
+        needed: bytes of the primary's database.
+        most: bytes that the disk has or may grow to; None: without a limit.
+    """
+    wanted = int(needed * ROOM)
+    has = "grows without a limit" if most is None else f"has {format_bytes(most)}"
+    return check(
+        "room",
+        most is None or most >= wanted,
+        f"the standby's disk {has}, the primary's database needs {format_bytes(wanted)}",
+        value=most,
+        limit=wanted,
+    )
+
+
+def unfollowed(large_objects: int, unlogged: Iterable[str]) -> Check:
+    """What logical replication leaves out: large objects are lost, unlogged tables meant to be."""
+    tables = sorted(unlogged)
+    apart = f"; not followed, as declared UNLOGGED: {', '.join(tables[:5])}" if tables else ""
+    if large_objects:
+        return check("what follows", False, f"{large_objects} large objects do not follow: keep "
+                     f"them in tables or in an object store{apart}")  # fmt: skip
+    return check("what follows", True, f"every table and sequence{apart}")
 
 
 def name_ttl(name: str, seen: int | None, limit: timedelta) -> Check:
@@ -161,6 +214,26 @@ def schema(missing: Iterable[str]) -> Check:
     differ = sorted(missing)
     reason = f"differs: {', '.join(differ[:8])}" if differ else "the same tables and columns"
     return check("schema", not differ, reason)
+
+
+def last_look(at: datetime | None, said: str, now: datetime) -> Check:
+    """What was seen last, as far as it still counts.
+
+    Args:
+        said: the sentence of that look.
+    """
+    name = "readiness"
+    if at is None:
+        return Check(name=name, verdict=Verdict.NOT_RUN, reason="nobody has looked at it yet")
+    age = timedelta(seconds=round((now - at).total_seconds()))
+    if age > LASTS:
+        return Check(
+            name=name,
+            verdict=Verdict.NOT_RUN,
+            reason=f"the last look is {format_duration(age)} old and expired after "
+            f"{format_duration(LASTS)}; it was: {said}",
+        )
+    return Check(name=name, verdict=Verdict.PASS, reason=f"{format_duration(age)} ago: {said}")
 
 
 def score(checks: Iterable[Check]) -> tuple[int, str]:

@@ -313,11 +313,16 @@ class Copy:
         return max((p.reached for p in self.proofs if p.reached), default=Rung.UPLOADED)
 
 
-def newest_proved(copies: Iterable[Copy], needed: Rung) -> Copy | None:
-    """The copy to restore from: newest data first, then the most recently proved."""
+def proved_copies(copies: Iterable[Copy], needed: Rung) -> list[Copy]:
+    """The copies to restore from, the best first: newest data, then the most recently proved."""
     fits = [(c.manifest.data_time, p.at, c.location, c) for c in copies
             if c.manifest and (p := c.proved(needed))]  # fmt: skip
-    return max(fits, key=lambda f: f[:3])[-1] if fits else None
+    return [fit[-1] for fit in sorted(fits, key=lambda f: f[:3], reverse=True)]
+
+
+def newest_proved(copies: Iterable[Copy], needed: Rung) -> Copy | None:
+    """The first of ``proved_copies``."""
+    return next(iter(proved_copies(copies, needed)), None)
 
 
 @dataclass(frozen=True, slots=True)

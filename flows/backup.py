@@ -38,11 +38,11 @@ def backup(
         account.keys = try_keys(target)
         saving = begin_point(target, application, environment, actor)
         account.point = saving.point
-        snapshot = begin_snapshot(target, saving)
+        snapshot = begin_snapshot(saving.holder.platform, saving)
         for source in sources(target, saving):
-            found = source if isinstance(source, Member) else save_member(target, saving, source)
+            found = source if isinstance(source, Member) else save_member(saving, source)
             account.members.append(found)
-        account.members.append(finish_snapshot(target, saving, snapshot))
+        account.members.append(finish_snapshot(saving.holder.platform, saving, snapshot))
         manifest = commit_point(saving, account.members, actor)
         account.data_time = manifest.data_time
         account.skew_seconds = manifest.skew.total_seconds()
@@ -51,7 +51,10 @@ def backup(
         there = [v for v, bad in zip(saving.vaults, [None, *red], strict=True) if bad is None]
         account.copies = prove_copies(target, there, saving.point, needed)
         account.copies += [bad for bad in red if bad is not None]
-        account.lines, bad_snapshots = copy_snapshot(target, saving, snapshot, account.members[-1])
+        account.lines, bad_snapshots = copy_snapshot(
+            saving.holder.platform, saving, snapshot, account.members[-1]
+        )
+        account.lines.insert(0, f"from {saving.holder.platform.side}, which users write to")
         account.copies += bad_snapshots
         verdict, account.reason = verdict_on(account.copies, account.keys)
         proved = verdict.advances

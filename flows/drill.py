@@ -9,17 +9,10 @@ from prefect.client.schemas.objects import State
 
 from blocks.platform import load_platform
 from tasks.alerts import ALERTS
-from tasks.drilling import (
-    begin,
-    build_standby,
-    build_twin,
-    failover_of,
-    inject,
-    measure,
-    rehearse,
-    send_clients,
-    world,
-)
+from tasks.drill_faults import inject
+from tasks.drill_measuring import measure, rehearse
+from tasks.drill_world import world
+from tasks.drilling import begin, build_standby, build_twin, failover_of, send_clients
 from tasks.isolation import look_at_production, prove_isolation, untouched
 from tasks.naming import run_name
 from tasks.reaping import reap

@@ -11,9 +11,9 @@ from prefect.client.schemas.objects import State
 from blocks.platform import load_platform
 from domain.drill_report import RecoveryOutcome
 from tasks.alerts import ALERTS
-from tasks.locks import environment_lock
 from tasks.moving import (
     clear_away,
+    exclusively,
     measure_move,
     move_of,
     plan_move,
@@ -56,15 +56,15 @@ def failback(
         require_away(pair)
         wanted = plan_move(pair, planned=True)
         account.lines += wanted.lines()
-        source, target = pair.primary(), pair.standby()
-        account.lines += require_no_divergence(pair, target, source, accept_loss)
+        source, target = pair.side(wanted.source), pair.side(wanted.target)
+        account.lines += require_no_divergence(pair, wanted, accept_loss)
         if not apply:
             account.outcome, account.reason = RecoveryOutcome.PASSED, f"plan {wanted.digest}"
         else:
-            with environment_lock(application, environment):
+            with exclusively(pair, wanted):
                 account.moving(pair)
                 reason = require_approval(pair, wanted, plan)
-                account.lines += reverse(pair)
+                account.lines += reverse(pair, wanted)
                 with watching(pair) as clients:
                     move, began = move_of(pair, wanted, clients, reason), time.time()
                     account.phases = move.reports

@@ -11,9 +11,9 @@ from prefect.client.schemas.objects import State
 from blocks.platform import load_platform
 from domain.drill_report import RecoveryOutcome
 from tasks.alerts import ALERTS
-from tasks.locks import environment_lock
 from tasks.moving import (
     clear_away,
+    exclusively,
     measure_move,
     move_of,
     plan_move,
@@ -56,10 +56,10 @@ def failover(
         if not apply:
             account.outcome, account.reason = RecoveryOutcome.PASSED, f"plan {wanted.digest}"
         else:
-            with environment_lock(application, environment):
+            with exclusively(pair, wanted):
                 account.moving(pair)
                 reason = require_approval(pair, wanted, plan)
-                source, target = pair.primary(), pair.standby()
+                source, target = pair.side(wanted.source), pair.side(wanted.target)
                 send_bundles(pair.home.platform, target.platform, pair.record)
                 with watching(pair) as clients:
                     move, began = move_of(pair, wanted, clients, reason), time.time()

@@ -16,7 +16,7 @@ from flows.expire import expire
 from flows.prove import prove
 from flows.standby import standby
 from tasks.alerts import ALERTS
-from tasks.nightly import Subject, each, staleness, subjects
+from tasks.nightly import Subject, each, readiness_is_fresh, staleness, subjects
 from tasks.recovery_plans import is_protected
 
 
@@ -30,7 +30,8 @@ def nightly(
 
     Args:
         what: "backup"; "prove" (a random older point); "expire"; "watch", which alarms where the
-            newest proved copy is too old, even when nothing failed because nothing ran;
+            newest proved copy or the last look at the standby is too old, even when nothing failed
+            because nothing ran;
             "readiness" of the standby in the other cloud; or "drill", with a fault at random.
         application: Only this one; all when it is empty.
         platform: Slipway Platform block it runs on.
@@ -48,7 +49,8 @@ def nightly(
                 state = expire(**where, apply=True, platform=platform, return_state=True)
             case "watch":
                 found = staleness(target, subject.application, subject.environment)
-                return all(copy.verdict is Verdict.PASS for copy in found)
+                fresh = readiness_is_fresh(target, subject.application, subject.environment)
+                return fresh and all(copy.verdict is Verdict.PASS for copy in found)
             case "readiness":
                 state = standby(**where, check_only=True, platform=platform, return_state=True)
             case "drill":

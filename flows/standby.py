@@ -14,7 +14,7 @@ from tasks.naming import run_name
 from tasks.readiness import Readiness, readiness
 from tasks.recovery_accounts import RecoveryAccount, recovery_accounted
 from tasks.recovery_plans import send_bundles
-from tasks.standing_by import arm, follow, pair_of, run_standby
+from tasks.standing_by import arm, follow, pair_of, require_settled, run_standby
 
 
 @flow(name="standby", flow_run_name=run_name, timeout_seconds=6 * 3600,
@@ -33,6 +33,7 @@ def standby(
     account = RecoveryAccount(load_platform(platform), application, environment, "standby")
     with recovery_accounted(account):
         pair = pair_of(platform, application, environment)
+        require_settled(pair)
         source, target = pair.primary(), pair.standby()
         account.tier = pair.policy.tier
         if not check_only:

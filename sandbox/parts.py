@@ -26,7 +26,7 @@ PACKAGES = ("flows", "tasks", "blocks", "domain", "deployments", "load", "sandbo
 
 PORTS = (
     "prefect", "web", "edge-internal", "edge-api", "moto", "gcs", "postgres-aws", "postgres-gcp",
-    "redis", "dns",
+    "redis", "dns", "google",
 )  # fmt: skip
 """The names of all ports, in the order in which they are chosen."""
 
@@ -71,6 +71,7 @@ def catalogue(home: Home, ports: Mapping[str, int], password: str) -> dict[str, 
         _redis(home, ports),
         _moto(home, ports),
         _gcs(home, ports),
+        _google(home, ports),
         _dns(home, ports),
         _keeper(home, ports, AWS),
         _keeper(home, ports, GCP),
@@ -94,6 +95,7 @@ def addresses(home: Home, ports: Mapping[str, int], password: str) -> dict[str, 
         "redis_url": f"redis://{LOOPBACK}:{ports['redis']}/0",
         "s3_endpoint": _url(ports["moto"]),
         "gcs_endpoint": _url(ports["gcs"]),
+        "google_apis": _url(ports["google"]),
         "store": str(home.store),
         "flags": str(home.flags),
         "epochs": str(home.epochs),
@@ -280,7 +282,7 @@ def _traefik_config(home: Home, ports: Mapping[str, int], side: Side) -> str:
         "api:\n  insecure: true\n  dashboard: true\n"
         "ping:\n  entryPoint: traefik\n"
         "metrics:\n  prometheus:\n    entryPoint: traefik\n"
-        "    addServicesLabels: true\n    addEntryPointsLabels: true\n"
+        "    addServicesLabels: true\n    addEntryPointsLabels: false\n"  # nobody reads them
         f"    buckets: [{buckets}]\n"
     )
 
@@ -363,12 +365,26 @@ def _gcs(home: Home, ports: Mapping[str, int]) -> Part:
     )  # fmt: skip
 
 
+def _google(home: Home, ports: Mapping[str, int]) -> Part:
+    url = _url(ports["google"])
+    return Part(
+        name="google",
+        command=(sys.executable, "-m", "sandbox.google_apis", "--port", str(ports["google"])),
+        address=url,
+        ready=probes.Http(f"{url}/healthz"),
+        log=home.log("google"),
+        ports=("google",),
+        start_seconds=60,
+    )
+
+
 def _dns(home: Home, ports: Mapping[str, int]) -> Part:
     return Part(
         name="dns",
         command=(
             sys.executable, "-m", "sandbox.dns_server",
             "--port", str(ports["dns"]), "--route53", _url(ports["moto"]),
+            "--cloud-dns", _url(ports["google"]),
         ),
         address=f"{LOOPBACK}:{ports['dns']}",
         ready=probes.Nameserver(ports["dns"]),

@@ -41,6 +41,14 @@ SETTINGS: dict[str, str] = {
 }
 
 
+def major() -> int:
+    """Of both servers, as their program says."""
+    said = subprocess.run(
+        [binaries() / "postgres", "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    return int(said.split()[-1].partition(".")[0])
+
+
 def url(port: int, password: str) -> str:
     """Of a server's own database, as its superuser; a secret."""
     return f"postgresql://{USER}:{quote(password, safe='')}@{LOOPBACK}:{port}/postgres"

@@ -50,6 +50,7 @@ class Failover:
         restore: for the tier ``backup``.
         replication: for the others.
         planned: both sides work: nothing may be lost, and what fails is taken back.
+        resumed: its epoch was claimed by a run that died before it led users anywhere.
         starts_keeper: a drill keeps its own sides; the real ones have keepers of their own.
         patience: for each phase; RTO is what all of them are measured against.
     """
@@ -73,6 +74,7 @@ class Failover:
     restore: Restore | None = None
     replication: Replication | None = None
     planned: bool = False
+    resumed: bool = False
     starts_keeper: bool = True
     patience: timedelta = timedelta(minutes=5)
     started: float = field(default_factory=time.monotonic)
@@ -126,6 +128,8 @@ class Failover:
 
     def _detect(self) -> str:
         """Raises Failed SLP205: there is nothing to fail over from."""
+        if self.resumed:
+            return f"goes on with the move to {self.standby.name} that was begun"
         return self._planned() if self.planned else self._noticed()
 
     def _planned(self) -> str:
@@ -161,23 +165,8 @@ class Failover:
 
     def _fence(self) -> str:
         """Claim the epoch; then the old side is closed by us, or its lease is over by itself."""
-        newest = self.epochs.newest()
-        if newest is None or newest.side != self.primary.name:
-            raise Failed(
-                "SLP205",
-                f"{self.primary.name} does not hold the epoch"
-                + (f": {newest.side} does" if newest else ", nobody does"),
-                help="look with `slipway readiness`; arm the side that serves, or fail back",
-            )
-        self.epoch = Epoch(
-            number=newest.number + 1,
-            side=self.standby.name,
-            claimed_at=datetime.now(UTC),
-            actor=self.actor,
-            reason=self.reason,
-        )
-        self.epochs.claim(self.epoch)
-        claimed = time.monotonic()
+        self.epoch = self._claimed_before() if self.resumed else self._claim()
+        claimed = time.monotonic()  # of a claim that was found: at the latest now
         closed = _within(_CLOSE_SECONDS, lambda: self.primary.fence.close(self._number))
         if closed is not None:
             self.closed = True
@@ -190,8 +179,39 @@ class Failover:
             time.sleep(wait)
         return f"epoch {self._number}; {self.primary.name} does not answer, its lease is over"
 
+    def _claim(self) -> Epoch:
+        newest = self.epochs.newest()
+        if newest is None or newest.side != self.primary.name:
+            raise self._not_the_holder(self.primary, newest)
+        epoch = Epoch(
+            number=newest.number + 1,
+            side=self.standby.name,
+            claimed_at=datetime.now(UTC),
+            actor=self.actor,
+            reason=self.reason,
+        )
+        self.epochs.claim(epoch)
+        return epoch
+
+    def _claimed_before(self) -> Epoch:
+        newest = self.epochs.newest()
+        if newest is None or newest.side != self.standby.name:
+            raise self._not_the_holder(self.standby, newest)
+        return newest
+
+    def _not_the_holder(self, side: Side, newest: Epoch | None) -> Failed:
+        return Failed(
+            "SLP205",
+            f"{side.name} does not hold the epoch"
+            + (f": {newest.side} does" if newest else ", nobody does"),
+            help="look with `slipway readiness`; arm the side that serves, or fail back",
+        )
+
     def _restore(self) -> str:
         assert self.restore is not None
+        if self.resumed and self.standby.fence.opened_under(self._number):
+            self._open()
+            return "was restored before"
         told = self.restore()
         self.standby.fence.arm()
         self._open()
@@ -200,7 +220,9 @@ class Failover:
     def _promote(self) -> str:
         assert self.replication is not None
         told: list[str] = []
-        if self.planned:
+        if self.resumed and not self.replication.is_set_up():
+            told = ["everything that was to come had come before"]
+        elif self.planned:
             told = self._everything_came()
         elif self.closed:
             told = self._rest_came()

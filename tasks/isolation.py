@@ -17,7 +17,7 @@ from blocks.postgres import database_name
 from domain.errors import Failed, SlipwayError
 from domain.recovery import MAIN
 from domain.verdict import Check, Verdict
-from tasks.drilling import World, nameserver_of
+from tasks.drill_world import World
 from tasks.failing_over import resolved
 from tasks.releasing import open_journal
 from tasks.restoring import lineage_of
@@ -129,7 +129,7 @@ def _name(world: World) -> str:
     host, name = world.record.host, world.wanted.policy.name
     if host == name:
         raise _GotThrough(f"the drill's name is production's: {name}")
-    leads = resolved(nameserver_of(world.wanted.standby), name)
+    leads = resolved(world.wanted.standby.nameserver, name)
     before = tuple(world.production.get("name", ()))
     if leads != before:
         raise _GotThrough(f"{name} leads to {leads}, before the drill to {before}")
@@ -190,7 +190,7 @@ def look_at_production(world: World) -> dict[str, Any]:
         "routes": _digest(routing.canonical().model_dump_json() if routing else ""),
         "replicas": sorted((w.name, r.index, r.pid, r.restarts)
                            for w in workloads for r in w.replicas),
-        "name": list(resolved(nameserver_of(wanted.standby), policy.name)),
+        "name": list(resolved(wanted.standby.nameserver, policy.name)),
         "publications": publications and publications[0],
         "slots": slots and slots[0],
         "epoch": newest.number if newest else 0,

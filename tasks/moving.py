@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -30,10 +29,12 @@ from domain.failover import (
 )
 from domain.move_plan import MovePlan
 from domain.units import format_duration
-from tasks.drilling import choose, nameserver_of, restore_copy
 from tasks.failing_over import Failover
+from tasks.locks import environment_lock
+from tasks.readiness import last_readiness
+from tasks.recovery_copies import candidates, choose, restore_copy
 from tasks.releasing import run_id
-from tasks.restoring import set_lineage
+from tasks.restoring import first_whole
 from tasks.sides import Side, replicas_for
 from tasks.standing_by import Pair, set_aside
 
@@ -55,7 +56,8 @@ def plan_move(pair: Pair, *, planned: bool) -> MovePlan:
             f"no side of {pair.application} in {pair.policy.environment} holds an epoch",
             help=f"arm it first: slipway standby {pair.application} -e {pair.policy.environment}",
         )
-    source, target = pair.primary(), pair.standby()
+    source, target = pair.ends()
+    resumes = pair.begun() is not None
     copy, losing = _losing(pair, source, target, planned=planned)
     return MovePlan(
         application=pair.application,
@@ -64,11 +66,13 @@ def plan_move(pair: Pair, *, planned: bool) -> MovePlan:
         target=target.name,
         tier=pair.policy.tier,
         version=pair.record.version,
-        epoch=newest.number,
+        epoch=newest.number - resumes,
         planned=planned,
         copy=copy,
         losing=losing,
         waiting=_waiting(pair, source),
+        ready=last_readiness(pair.home.platform, pair.application, pair.policy.environment).reason,
+        resumes=resumes,
     )
 
 
@@ -154,12 +158,36 @@ def require_approval(pair: Pair, plan: MovePlan, digest: str) -> str:
 
 
 @contextmanager
+def exclusively(pair: Pair, plan: MovePlan) -> Iterator[None]:
+    """One move at a time.
+
+    The lock is a session's, at the server that is moved to: a run that dies gives it up at once,
+    where a slot of Prefect's would be taken for a minute more. Nor does an unplanned move wait for
+    a release: that may hang in the cloud that is lost. A planned one does.
+
+    Raises:
+        Failed: SLP205, another run moves it now. SLP128: the server is not there.
+    """
+    name = f"slipway move {pair.application} {pair.policy.environment}"
+    with ExitStack() as stack:
+        if plan.planned:
+            stack.enter_context(environment_lock(pair.application, pair.policy.environment))
+        server = pair.side(plan.target).platform.database
+        connection = stack.enter_context(Login(server.admin_url("postgres")).connect())
+        row = connection.execute("SELECT pg_try_advisory_lock(hashtext(%s))", [name]).fetchone()
+        if row is None or not row[0]:
+            raise Failed("SLP205", f"another run moves {pair.application} now",
+                         help="follow it: `slipway status`")  # fmt: skip
+        yield
+
+
+@contextmanager
 def watching(pair: Pair) -> Iterator[DrillClients]:
     """Clients that only read, through the public name, from before the move until after it."""
     check = pair.record.application.smoke_checks()[0]
     plan = ClientsPlan(
         url=pair.home.public_url(),
-        nameserver=nameserver_of(pair.away.platform),
+        nameserver=pair.away.platform.nameserver,
         transactions="",
         prefix="",
         path=check.path,
@@ -175,7 +203,7 @@ def watching(pair: Pair) -> Iterator[DrillClients]:
 
 def move_of(pair: Pair, plan: MovePlan, clients: DrillClients, reason: str) -> Failover:
     """The steps, on the real names."""
-    source, target = pair.primary(), pair.standby()
+    source, target = pair.side(plan.source), pair.side(plan.target)
     log = get_run_logger()
     began = time.time()
 
@@ -189,12 +217,14 @@ def move_of(pair: Pair, plan: MovePlan, clients: DrillClients, reason: str) -> F
         return f"a client was served by {target.name}"
 
     def bring_back() -> list[str]:
-        chosen = choose(source.platform, pair.record, pair.policy)
         set_aside(target)
         url = target.platform.database.ensure(Login(target.admin_url).database)
-        seconds = restore_copy(target.platform, chosen, url)
-        set_lineage(target.admin_url, f"failover-{plan.epoch + 1}")
-        return [f"restored {chosen.sentence()} in {seconds:.1f} s"]
+        _, told = first_whole(
+            candidates(source.platform, target.platform, pair.record, pair.policy.environment),
+            lambda chosen: restore_copy(target.platform, chosen, url),
+        )
+        # No lineage of its own: under the epochs one side writes, and backups follow it.
+        return told
 
     return Failover(
         tier=pair.policy.tier if not plan.planned else Tier.WARM,
@@ -206,7 +236,7 @@ def move_of(pair: Pair, plan: MovePlan, clients: DrillClients, reason: str) -> F
         epochs_name=pair.policy.environment,
         lease=pair.policy.lease,
         ttl=pair.policy.ttl,
-        nameserver=nameserver_of(target.platform),
+        nameserver=target.platform.nameserver,
         replicas=replicas_for(pair.record, pair.policy.environment),
         actor=reason,
         reason=reason,
@@ -216,6 +246,7 @@ def move_of(pair: Pair, plan: MovePlan, clients: DrillClients, reason: str) -> F
         restore=bring_back,
         replication=pair.replication(source, target),
         planned=plan.planned,
+        resumed=plan.resumes,
         starts_keeper=False,
         patience=min(pair.policy.rto, timedelta(seconds=60)),
     )
@@ -274,7 +305,7 @@ def told_loss(pair: Pair, plan: MovePlan, left: Side, serving: Side) -> str:
 
 def require_away(pair: Pair) -> None:
     """Raises UsageError SLP205: the application is at home already."""
-    if pair.primary() is pair.home:
+    if pair.ends()[0] is pair.home:
         raise UsageError(
             "SLP205",
             f"{pair.application} in {pair.policy.environment} is served by {pair.home.name}, where "
@@ -283,12 +314,17 @@ def require_away(pair: Pair) -> None:
         )
 
 
-def require_no_divergence(pair: Pair, fenced: Side, serving: Side, accept: str) -> list[str]:
+def require_no_divergence(pair: Pair, plan: MovePlan, accept: str) -> list[str]:
     """Before failing back: nothing that only the fenced side has is thrown away unseen.
 
     Raises:
         NeedsPerson: SLP209 with the list.
     """
+    serving, fenced = pair.side(plan.source), pair.side(plan.target)
+    if plan.resumes or follows(pair, serving, fenced):
+        return [f"{fenced.name} was copied from {serving.name} before"]
+    if holds_nothing(fenced):
+        return [f"what {fenced.name} held was set aside before"]
     found = divergence(pair, fenced, serving)
     if found is not None and found.total == 0:
         return [f"{fenced.name} holds nothing that {serving.name} lacks"]
@@ -305,12 +341,18 @@ def require_no_divergence(pair: Pair, fenced: Side, serving: Side, accept: str) 
 
 
 @task(name="reverse synchronisation", cache_policy=NO_CACHE)
-def reverse(pair: Pair) -> list[str]:
+def reverse(pair: Pair, plan: MovePlan) -> list[str]:
     """Make the fenced side's database anew from the side that serves, and let it follow.
 
-    What it held is kept under another name.
+    What it held is kept under another name. Run again, it goes on.
     """
-    source, target = pair.primary(), pair.standby()
+    source, target = pair.side(plan.source), pair.side(plan.target)
+    if plan.resumes:
+        return []
+    if follows(pair, source, target):
+        pair.replication(source, target).await_copied(3600)
+        Fence(target.admin_url).arm()
+        return [f"{target.name} follows {source.name} since before"]
     old = pair.replication(target, source)
     kept = set_aside(target)
     target.platform.database.ensure(Login(target.admin_url).database)
@@ -322,24 +364,43 @@ def reverse(pair: Pair) -> list[str]:
     told = [f"{target.name} was copied from {source.name} and follows it"]
     if kept:
         told.append(f"what {target.name} held before is kept as database {kept}")
-        try:
-            Replicated(target, kept, old.name).forget()
-        except SlipwayError as error:
-            told.append(f"its old slot could not be removed: {error.cause}")
+    try:
+        forget_slot(target, old.name)
+    except SlipwayError as error:
+        told.append(f"the old slot {old.name} could not be removed: {error.cause}")
     return told
 
 
-@dataclass(frozen=True)
-class Replicated:
-    """A database that was set aside with the slot of a standby that is gone."""
+def follows(pair: Pair, source: Side, target: Side) -> bool:
+    """Whether the target's database is a copy of the source's, and so holds nothing of its own."""
+    there = Login(target.admin_url).database in target.platform.database.databases()
+    return there and pair.replication(source, target).is_set_up()
 
-    side: Side
-    database: str
-    slot: str
 
-    def forget(self) -> None:
-        url = self.side.platform.database.admin_url(self.database)
-        Replication(url, url, url, self.slot).forget_at_primary()
+def holds_nothing(side: Side) -> bool:
+    """Whether a side has no database, or an empty one: what there was is set aside."""
+    if Login(side.admin_url).database not in side.platform.database.databases():
+        return True
+    with side.fence.connection() as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_tables WHERE schemaname NOT IN "
+            "('pg_catalog', 'information_schema', 'slipway')"
+        ).fetchone()
+    return row is not None and row[0] == 0
+
+
+def forget_slot(side: Side, name: str) -> None:
+    """Remove the slot of a standby that is gone, which would keep the log for ever; it belongs to
+    a database that was set aside, by this run or by one that died."""
+    server = side.platform.database
+    login = Login(server.admin_url("postgres"))
+    with login.connect() as connection:
+        row = connection.execute(
+            "SELECT database FROM pg_replication_slots WHERE slot_name = %s", [name]
+        ).fetchone()
+    if row is not None:
+        url = server.admin_url(str(row[0]))
+        Replication(url, url, url, name).forget_at_primary()
 
 
 @task(name="clear away", cache_policy=NO_CACHE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -18,6 +19,8 @@ from domain.recovery import Rung, newest_proved
 from domain.units import format_duration
 from domain.verdict import Verdict
 from tasks.proving import needed_rung
+from tasks.readiness import last_readiness
+from tasks.recovery_plans import is_protected
 from tasks.saving import live_release, vaults_of
 
 _MINUTE = timedelta(minutes=1)
@@ -79,6 +82,20 @@ def staleness(platform: Platform, application: str, environment: str) -> list[Co
     return found
 
 
+@task(name="look for stale readiness", cache_policy=NO_CACHE)
+def readiness_is_fresh(platform: Platform, application: str, environment: str) -> bool:
+    """Whether somebody has looked at the standby lately; alarms when nobody has."""
+    if not is_protected(platform, application, environment):
+        return True
+    look = last_readiness(platform, application, environment)
+    if look.verdict is not Verdict.PASS:
+        where = f"standby of {application} in {environment}"
+        _tell(
+            "readiness", f"standby.{application}.{environment}", where, look.model_dump(mode="json")
+        )
+    return look.verdict is Verdict.PASS
+
+
 def age_of(vault: Vault, needed: Rung, now: datetime, limit_seconds: float) -> CopyReport:
     """How old the newest proved copy at a location is, against the limit."""
     try:
@@ -103,12 +120,14 @@ def age_of(vault: Vault, needed: Rung, now: datetime, limit_seconds: float) -> C
 
 
 def _alarm(application: str, environment: str, copy: CopyReport) -> None:
+    _tell("backup", f"copy.{application}.{environment}.{copy.location}",
+          f"backups of {application} in {environment} at {copy.location}",
+          copy.model_dump(mode="json"))  # fmt: skip
+
+
+def _tell(what: str, resource: str, name: str, payload: dict[str, Any]) -> None:
     emit_event(
-        event="slipway.backup.stale",
-        resource={
-            "prefect.resource.id": f"slipway.copy.{application}.{environment}.{copy.location}",
-            "prefect.resource.name": f"backups of {application} in {environment} at "
-            f"{copy.location}",
-        },
-        payload=copy.model_dump(mode="json"),
+        event=f"slipway.{what}.stale",
+        resource={"prefect.resource.id": f"slipway.{resource}", "prefect.resource.name": name},
+        payload=payload,
     )

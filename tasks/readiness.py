@@ -16,12 +16,14 @@ from blocks.fence import clock
 from blocks.platform import Platform
 from blocks.postgres import database_name
 from blocks.postgres_programs import Login
+from blocks.records import Records
 from domain import readiness as rules
 from domain.application import Recovery
 from domain.errors import SlipwayError
 from domain.failover import Tier
 from domain.recovery import Copy, Rung, newest_proved
 from domain.release import BuildRecord
+from domain.units import format_bytes
 from domain.verdict import Check, Verdict
 from tasks.proving import needed_rung
 from tasks.saving import vaults_of
@@ -43,6 +45,10 @@ _FREE = (
     "SELECT current_setting('max_connections')::int - current_setting("
     "'superuser_reserved_connections')::int - (SELECT count(*) FROM pg_stat_activity "
     "WHERE backend_type = 'client backend')"
+)
+_UNFOLLOWED = (
+    "SELECT (SELECT count(*) FROM pg_largeobject_metadata), coalesce((SELECT array_agg("
+    "oid::regclass::text) FROM pg_class WHERE relpersistence = 'u' AND relkind = 'r'), '{}')"
 )
 _IN_USE = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
@@ -81,8 +87,10 @@ class Readiness:
             "clocks": self.clocks,
             "cluster and edge": self.cluster_and_edge,
         }
+        if self.standby.cloud_sql is not None:
+            looks |= {"instance": self.instance, "room": self.room}
         if self.tier is not Tier.BACKUP:
-            looks["replication"] = self.replication
+            looks |= {"replication": self.replication, "what follows": self.unfollowed}
         if self.pair is not None:
             looks["lease"] = lambda pair=self.pair: lease(pair)  # type: ignore[misc]
             if self.tier is not Tier.BACKUP:
@@ -180,9 +188,32 @@ class Readiness:
         return rules.check("cluster and edge", True, f"answer; {len(running)} workloads run there")
 
     def replication(self) -> Check:
-        level = str(_rows(self._here, "SHOW wal_level")[0][0])
-        return rules.check("replication", level == "logical",
-                           f"wal_level of {self.primary.side} is {level}")  # fmt: skip
+        """Of both: what can be followed, and what can be brought back."""
+        levels = {
+            side: str(_rows(url, "SHOW wal_level")[0][0])
+            for side, url in ((self.primary.side, self._here), (self.standby.side, self._there))
+        }
+        said = ", ".join(f"wal_level of {side} is {level}" for side, level in levels.items())
+        return rules.check("replication", set(levels.values()) == {"logical"}, said)
+
+    def unfollowed(self) -> Check:
+        large, unlogged = _rows(self._here, _UNFOLLOWED)[0]
+        return rules.unfollowed(int(large), [str(t) for t in unlogged])  # type: ignore[call-overload,attr-defined]
+
+    def instance(self) -> Check:
+        """Raises Failed: SLP215."""
+        found = self.standby.sql_instance()
+        assert found is not None
+        said = f"{found.machine}, {format_bytes(found.disk_bytes)}"
+        return rules.instance(found.name, found.state, found.stopped, found.major,
+                              self.standby.database.major(), said)  # fmt: skip
+
+    def room(self) -> Check:
+        """Raises Failed: SLP215."""
+        found = self.standby.sql_instance()
+        assert found is not None
+        needed = _rows(self._here, "SELECT pg_database_size(current_database())")[0][0]
+        return rules.room(int(needed), found.most_bytes)  # type: ignore[call-overload]
 
     @property
     def _needed(self) -> Rung:
@@ -267,6 +298,20 @@ def replicas(pair: Pair) -> Check:
 def readiness(looks: Readiness) -> list[Check]:
     """See ``Readiness.checks``."""
     return looks.checks()
+
+
+def last_readiness(platform: Platform, application: str, environment: str) -> Check:
+    """What the last look at a standby found, as far as it still counts."""
+    found = [
+        report
+        for report in Records(platform.store).recovery_reports()
+        if (report.kind, report.application, report.environment)
+        == ("standby", application, environment)
+        and report.readiness
+    ]
+    newest = max(found, key=lambda report: report.started_at, default=None)
+    at, said = (newest.started_at, newest.reason) if newest else (None, "")
+    return rules.last_look(at, said, datetime.now(UTC))
 
 
 def _made(name: str, look: Callable[[], Check]) -> Check:

@@ -14,7 +14,8 @@ from blocks.epochs import Epochs
 from blocks.platform import Platform
 from domain.drill import DrillRecord
 from domain.errors import SlipwayError
-from tasks.drilling import key_of
+from tasks.drill_backups import forget_line, left_of_line
+from tasks.drill_world import key_of
 
 
 @task(name="reap", task_run_name="reap {record.id}", cache_policy=NO_CACHE)
@@ -67,6 +68,7 @@ def _removals(
     yield "the standby's database", lambda: _drop(standby, record)
     yield "the name", lambda: standby.name_service().remove(record.host)
     yield "epochs", lambda: Epochs(standby.epoch_store(), application, environment).forget()
+    yield "backups", lambda: forget_line(standby, record)
 
 
 def _stop(platform: Platform, record: DrillRecord) -> None:
@@ -125,6 +127,7 @@ def _looks(
     )
     yield "the name", lambda: [n for n in standby.name_service().names() if n == record.host]
     yield "epochs", lambda: list(Epochs(standby.epoch_store(), application, environment).every())
+    yield "backups", lambda: left_of_line(standby, record)
 
 
 @task(name="find dead drills", cache_policy=NO_CACHE)

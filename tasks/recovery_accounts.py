@@ -35,7 +35,7 @@ from domain.failover import Achieved, Tier
 from domain.readiness import score
 from domain.verdict import Check, Verdict, worst
 from tasks.drill_page import page_of
-from tasks.drilling import Wanted, World
+from tasks.drill_world import Wanted, World
 from tasks.releasing import run_id
 from tasks.reporting import interrupted
 from tasks.standing_by import Pair

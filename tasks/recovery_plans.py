@@ -16,8 +16,9 @@ from domain.failover import Tier
 from domain.readiness import score
 from domain.release import BuildRecord
 from domain.verdict import Check, Verdict
-from tasks.drilling import Wanted, choose
+from tasks.drill_world import Wanted
 from tasks.readiness import Readiness, readiness
+from tasks.recovery_copies import choose
 from tasks.releasing import run_id
 from tasks.saving import live_release
 
@@ -78,13 +79,14 @@ def plan_drill(
     record, policy = protected(primary, application, environment)
     standby_name = record.application.environment(policy.standby).platform
     standby = load_platform(standby_name)
-    wanted_tier = Tier(tier) if tier else policy.tier
+    game_day = SCENARIOS.get(scenario)
+    wanted_tier = Tier(tier) if tier else (game_day and game_day.tier) or policy.tier
     return Wanted(
         record=record,
         policy=policy,
         tier=wanted_tier,
-        fault=fault_of(scenario, fault, seed),
-        scenario=SCENARIOS.get(scenario),
+        fault=fault_of(scenario, fault, seed, wanted_tier),
+        scenario=game_day,
         primary=primary,
         standby=standby,
         chosen=choose(primary, record, policy),
@@ -95,8 +97,8 @@ def plan_drill(
     )
 
 
-def fault_of(scenario: str, fault: str, seed: int) -> Fault:
-    """What is broken: as the scenario says, as asked, or at random.
+def fault_of(scenario: str, fault: str, seed: int, tier: Tier) -> Fault:
+    """What is broken: as the scenario says, as asked, or one at random that the tier can feel.
 
     Raises:
         UsageError: SLP212, there is no such thing.
@@ -110,7 +112,8 @@ def fault_of(scenario: str, fault: str, seed: int) -> Fault:
             )
         return SCENARIOS[scenario].fault
     if fault == "random":
-        return Random(seed or time.time_ns()).choice(list(Fault))
+        felt = [f for f in Fault if f is not Fault.CORRUPT or tier is Tier.BACKUP]
+        return Random(seed or time.time_ns()).choice(felt)
     if fault not in list(Fault):
         raise UsageError(
             "SLP212",

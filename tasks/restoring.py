@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -22,7 +22,17 @@ from blocks.postgres_restore import Restored, restore
 from blocks.vault import Vault
 from domain.errors import Failed, SlipwayError, UsageError
 from domain.pg_inventory import Inventory, difference, told
-from domain.recovery import MAIN, Copy, CopyState, Member, MemberKind, Rung, newest_proved, point_id
+from domain.recovery import (
+    MAIN,
+    Copy,
+    CopyState,
+    Member,
+    MemberKind,
+    Rung,
+    newest_proved,
+    point_id,
+    proved_copies,
+)
 from domain.units import format_bytes
 
 _SECRET = "secret:"
@@ -112,6 +122,70 @@ def restore_objects(platform: Platform, chosen: Chosen, to: str) -> list[str]:
         f"{done.written} objects written to {to}, {done.present} were there already",
         f"{format_bytes(done.bytes)} in all",
     ]
+
+
+DAMAGES_OF_COPIES = ("SLP101", "SLP142", "SLP143")
+"""It could not be read, is for other keys, or is not what was saved: another one may be well."""
+
+
+def copies_to_try(vaults: Sequence[Vault], needed: Rung) -> Iterator[Chosen]:
+    """Every proved copy, the best first; a location that does not answer has none.
+
+    Lazy, so that nobody waits for a second location when the first one's copy is whole.
+
+    Args:
+        vaults: in the order of preference; the first that has a proved copy gives the first copy,
+            whatever newer ones others have. After that the newest data counts.
+    """
+    given: set[tuple[str, str]] = set()
+    for vault in vaults:
+        for copy in proved_copies(_copies(vault), needed)[:1]:
+            given.add((copy.location, copy.point))
+            yield Chosen(vault, copy)
+        if given:
+            break
+    by_name = {vault.location: vault for vault in vaults}
+    everywhere = [copy for vault in vaults for copy in _copies(vault)]
+    for copy in proved_copies(everywhere, needed):
+        if (copy.location, copy.point) not in given:
+            yield Chosen(by_name[copy.location], copy)
+
+
+def _copies(vault: Vault) -> tuple[Copy, ...]:
+    try:
+        return vault.copies()
+    except SlipwayError as error:
+        get_run_logger().warning("%s was not asked for its copies: %s", vault.location, error)
+        return ()
+
+
+def first_whole(
+    copies: Iterable[Chosen], bring_back: Callable[[Chosen], float]
+) -> tuple[Chosen, list[str]]:
+    """Restore the first copy that turns out to be whole.
+
+    Args:
+        bring_back: restores one into a place that is as it was when it raises; seconds.
+
+    Returns:
+        The copy, and a sentence for each that was tried.
+
+    Raises:
+        Failed: SLP149, none was; or what ``bring_back`` raises for another reason than the copy.
+    """
+    told: list[str] = []
+    for chosen in copies:
+        try:
+            seconds = bring_back(chosen)
+        except Failed as error:
+            if error.code not in DAMAGES_OF_COPIES:
+                raise
+            told.append(f"{chosen.sentence()} is of no use: {error.cause}")
+            get_run_logger().error(told[-1])
+            continue
+        return chosen, [*told, f"restored {chosen.sentence()} in {seconds:.1f} s"]
+    raise Failed("SLP149", f"no copy could be restored: {'; '.join(told) or 'none is proved'}",
+                 help="see `slipway backups APP` for what each location has")  # fmt: skip
 
 
 def _is(copy: Copy, point: str) -> bool:

@@ -17,11 +17,12 @@ from prefect.exceptions import ObjectNotFound
 
 from blocks import sealing
 from blocks.dump import Source
+from blocks.epochs import Epochs
 from blocks.kubernetes_dump import LocalClusterSource, SecretsSource, prefect_secret
 from blocks.object_store import AlreadyExists
 from blocks.objects_dump import ObjectsSource, Open
 from blocks.objects_pool import Pool
-from blocks.platform import Platform
+from blocks.platform import Platform, load_platform
 from blocks.postgres import database_name
 from blocks.postgres_dump import GlobalsSource, PostgresSource, beat
 from blocks.records import Records
@@ -56,12 +57,24 @@ _SHOW_EVERY_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
+class Holder:
+    """Where the data is that users write: since a failover in the other cloud.
+
+    Attributes:
+        environment: under which database, cache and cluster know it there.
+    """
+
+    platform: Platform
+    environment: str
+
+
+@dataclass(frozen=True)
 class Saving:
     """A recovery point that is being made."""
 
     record: BuildRecord
+    holder: Holder
     release: Release
-    environment: str
     vaults: tuple[Vault, ...]
     claim: Claim
     recipients: dict[str, str]
@@ -126,6 +139,33 @@ def try_keys(platform: Platform) -> list[KeyReport]:
     return found
 
 
+def holder_of(platform: Platform, record: BuildRecord, environment: str) -> Holder:
+    """Who holds the newest epoch, or the platform itself where nothing is protected.
+
+    Since the epochs leave one side that may write, the points of both are one line.
+
+    Raises:
+        Failed: SLP203, the epoch is nobody's that is known here. Whatever else keeps the epochs
+            from being read: what was saved then might be what nobody writes to any more.
+    """
+    application, policy = record.application, record.application.recovery
+    home = Holder(platform, environment)
+    if platform.epochs is None or policy is None or policy.environment != environment:
+        return home
+    newest = Epochs(platform.epoch_store(), application.name, environment).newest()
+    if newest is None or newest.side == platform.side:
+        return home
+    away = load_platform(application.environment(policy.standby).platform)
+    if away.side != newest.side:
+        raise Failed(
+            "SLP203",
+            f"epoch {newest.number} of {application.name} in {environment} is {newest.side}'s, and "
+            f"its standby is {away.side}",
+            help="correct `recovery` in application.yaml, or the `side` of the platform block",
+        )
+    return Holder(away, policy.standby)
+
+
 @task(name="begin point", cache_policy=NO_CACHE)
 def begin_point(platform: Platform, application: str, environment: str, actor: str) -> Saving:
     """Take the next number, or go on with the point of an attempt that was interrupted.
@@ -136,18 +176,20 @@ def begin_point(platform: Platform, application: str, environment: str, actor: s
     release, record = live_release(platform, application, environment)
     recipients = dict(platform.backup_recipients)
     sealing.recipients(tuple(recipients.values()))
-    lineage = MAIN
+    lineage, holder = MAIN, holder_of(platform, record, environment)
     if record.application.database:
-        name = database_name(application, environment)
-        lineage = lineage_of(platform.database.admin_url(name))
+        name = database_name(application, holder.environment)
+        lineage = lineage_of(holder.platform.database.admin_url(name))
+    if holder.platform is not platform:
+        get_run_logger().info("saving from %s, which users write to", holder.platform.side)
     vaults = vaults_of(platform, application, environment, lineage)
     now = datetime.now(UTC)
     check_clock(now, vaults[0])
     policy = record.application.backups
     return Saving(
         record=record,
+        holder=holder,
         release=release,
-        environment=environment,
         vaults=vaults,
         claim=_interrupted(vaults[0], now) or _claim(vaults, now, actor),
         recipients=recipients,
@@ -219,20 +261,24 @@ def sources(platform: Platform, saving: Saving) -> list[Source | Member]:
     """What to save, and for what is not there the reason, in the order in which it is saved.
 
     The database comes first: its snapshot is the point's moment, and the rest follows quickly.
+
+    Args:
+        platform: that the environment is declared for; its object stores are used on both sides.
     """
-    application, environment = saving.record.application, saving.environment
+    application, environment = saving.record.application, saving.holder.environment
+    there = saving.holder.platform
     found: list[Source | Member] = []
     if application.database:
-        url = platform.database.admin_url(database_name(application.name, environment))
+        url = there.database.admin_url(database_name(application.name, environment))
         found += [PostgresSource(url, rows=False), GlobalsSource(url)]
     else:
         reason = "the application declares no database"
         found += [_skipped(MemberKind.POSTGRES, reason), _skipped(MemberKind.GLOBALS, reason)]
     if application.cache:
-        found.append(RedisSource(platform.redis.ensure(f"{application.name}/{environment}")))
+        found.append(RedisSource(there.redis.ensure(f"{application.name}/{environment}")))
     else:
         found.append(_skipped(MemberKind.REDIS, "the application declares no cache"))
-    found.append(LocalClusterSource(platform.cluster, platform.edge, application.name, environment))
+    found.append(LocalClusterSource(there.cluster, there.edge, application.name, environment))
     declared = application.environments.get(environment)
     if declared and declared.secrets:
         found.append(SecretsSource(dict(declared.secrets), prefect_secret))
@@ -286,7 +332,7 @@ def _skipped(kind: MemberKind, reason: str) -> Member:
 
 
 @task(name="save", task_run_name="save {source.kind}", cache_policy=NO_CACHE)
-def save_member(platform: Platform, saving: Saving, source: Source) -> Member:
+def save_member(saving: Saving, source: Source) -> Member:
     """Stream one member into its place: dump | zstd | age | upload.
 
     What an earlier attempt of this point finished is taken as it is.
@@ -299,9 +345,9 @@ def save_member(platform: Platform, saving: Saving, source: Source) -> Member:
         get_run_logger().info("%s was saved before this attempt", kind)
         return whole
     if kind is MemberKind.POSTGRES:
-        application = saving.record.application.name
-        name = database_name(application, saving.environment)
-        beat(platform.database.admin_url(name), saving.claim.sequence)
+        holder = saving.holder
+        name = database_name(saving.record.application.name, holder.environment)
+        beat(holder.platform.database.admin_url(name), saving.claim.sequence)
     key = vault.lineage.member(saving.point, kind)
     _drop_unrecorded(vault, key)
     to = sealing.recipients(tuple(saving.recipients.values()))

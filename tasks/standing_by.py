@@ -63,6 +63,34 @@ class Pair:
     def standby(self) -> Side:
         return self.away if self.primary() is self.home else self.home
 
+    def side(self, name: str) -> Side:
+        return next(s for s in self.sides() if s.name == name)
+
+    def begun(self) -> Side | None:
+        """The side that a move which died was leading users to: it holds the epoch, and the name
+        leads elsewhere still. None when there is none, or when nobody says where the name leads.
+        """
+        holder = self.primary()
+        try:
+            return None if self.names_lead_to(holder) else holder
+        except Failed:
+            return None
+
+    def names_lead_to(self, side: Side) -> bool:
+        """Or nowhere yet.
+
+        Raises:
+            Failed: SLP208, the name service does not say.
+        """
+        record = self.away.platform.name_service().read(self.policy.name)
+        return record is None or record.addresses == (side.address,)
+
+    def ends(self) -> tuple[Side, Side]:
+        """From where and to where a move would go, or goes on."""
+        if (target := self.begun()) is not None:
+            return next(s for s in self.sides() if s is not target), target
+        return self.primary(), self.standby()
+
     def replication(self, source: Side, target: Side) -> Replication:
         name = f"slipway_{self.application}_{self.policy.environment}_{source.name}"
         return Replication(
@@ -95,6 +123,17 @@ def pair_of(platform_name: str, application: str, environment: str) -> Pair:
         for platform, name in ((here, policy.environment), (there, policy.standby))
     ]
     return Pair(record, policy, sides[0], sides[1])
+
+
+def require_settled(pair: Pair) -> None:
+    """Raises Failed SLP205: a move was begun and died; whoever acts now would act on half of it."""
+    if (target := pair.begun()) is not None:
+        raise Failed(
+            "SLP205",
+            f"a move of {pair.application} to {target.name} was begun and not finished: it holds "
+            f"the epoch, and {pair.policy.name} leads elsewhere",
+            help="finish it: run the same `slipway failover` or `slipway failback` again",
+        )
 
 
 def _side(

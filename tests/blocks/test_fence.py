@@ -223,16 +223,18 @@ def test_a_keeper_renews_until_the_epoch_is_anothers(
     claim(epochs, "aws")
     guard = Fence(url)
     guard.arm()
+    guard.open(1, LEASE)
     running = KeeperProcess(assignment(url, tmp_path), tmp_path / "log")
     try:
-        wait_until(lambda: guard.state().writable, "the keeper to begin", 20)
         first = guard.state().until
-        wait_until(lambda: guard.state().until > first + LEASE, "the lease to be renewed", 10)
+        wait_until(lambda: guard.state().until > first + LEASE, "the lease to be renewed", 20)
         claim(epochs, "gcp")
         wait_until(lambda: not guard.state().writable, "the side to be closed", 10)
         assert guard.state().epoch == 2
         claim(epochs, "aws")
-        wait_until(lambda: guard.state().writable, "the keeper to go on", 10)
+        guard.open(3, LEASE)
+        first = guard.state().until
+        wait_until(lambda: guard.state().until > first + LEASE, "the keeper to go on", 10)
     finally:
         running.close()
 
@@ -244,9 +246,11 @@ def test_with_its_keeper_gone_a_side_is_fenced(
     claim(epochs, "aws")
     guard = Fence(url)
     guard.arm()
+    guard.open(1, LEASE)
+    first = guard.state().until
     running = KeeperProcess(assignment(url, tmp_path), tmp_path / "log")
     try:
-        wait_until(lambda: guard.state().writable, "the keeper to begin", 20)
+        wait_until(lambda: guard.state().until > first, "the keeper to begin", 20)
         if how == "killed":
             running.process.kill()
         elif how == "frozen":
@@ -267,6 +271,26 @@ def test_a_keeper_that_cannot_see_the_epochs_grants_nothing(url: str, tmp_path: 
     with guard.connection() as connection:
         mine.round(connection)
     assert not guard.state().writable
+
+
+def test_a_keeper_does_not_open_what_no_failover_has_opened(
+    url: str, epochs: Epochs, tmp_path: Path
+) -> None:
+    """Between the claim and the end of the old side's lease both would be writable."""
+    claim(epochs, "gcp")
+    guard = Fence(url)
+    guard.arm()
+    mine = keeper.Keeper(assignment(url, tmp_path))
+    with guard.connection() as connection:
+        mine.round(connection)
+        claim(epochs, "aws")
+        mine.round(connection)
+        mine.round(connection)
+        assert not guard.state().writable
+        guard.open(2, LEASE)
+        until = guard.state().until
+        mine.round(connection)
+        assert guard.state().until > until
 
 
 def test_sequences_go_past_what_was_recorded_and_what_is_there(url: str) -> None:

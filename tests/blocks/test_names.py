@@ -1,4 +1,4 @@
-"""Names on moto's Route 53, and the name server that answers from it."""
+"""Names on moto's Route 53 and an emulated Cloud DNS, and the server that answers from both."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import dns.rcode
 import pytest
 from moto.server import ThreadedMotoServer
 
-from blocks.names import Names, NameService, Record
+from blocks.names import Names, NameService, Record, open_names
 from domain.errors import Failed, UsageError
 from tasks.failing_over import resolved
+from tests.kit.google import google_apis
 from tests.scenarios.world import wait_until
 
 HERE, THERE = ("127.0.0.1",), ("127.0.0.2",)
@@ -35,19 +36,34 @@ def endpoint(service: ThreadedMotoServer) -> str:
     return f"http://{host}:{port}"
 
 
+@pytest.fixture(scope="module")
+def google() -> Iterator[str]:
+    with google_apis(major=16) as url:
+        yield url
+
+
+@pytest.fixture(params=["route53", "cloud-dns"])
+def where(request: pytest.FixtureRequest, endpoint: str, google: str) -> NameService:
+    if request.param == "cloud-dns":
+        return NameService(kind="cloud-dns", zone="cloud.slipway.test", project="slipway",
+                           endpoint=google, create=True)  # fmt: skip
+    return NameService(zone="slipway.test", endpoint=endpoint, create=True)
+
+
 @pytest.fixture
-def names(endpoint: str) -> Names:
-    return Names(NameService(zone="slipway.test", endpoint=endpoint, create=True))
+def names(where: NameService) -> Names:
+    return open_names(where)
 
 
 @pytest.fixture(scope="module")
-def nameserver(endpoint: str) -> Iterator[str]:
+def nameserver(endpoint: str, google: str) -> Iterator[str]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "sandbox.dns_server", "--port", str(port), "--route53", endpoint]
-    )
+        [sys.executable, "-m", "sandbox.dns_server", "--port", str(port), "--route53", endpoint,
+         "--cloud-dns", google]
+    )  # fmt: skip
     try:
         wait_until(lambda: rcode(f"127.0.0.1:{port}", "x.invalid") is not None, "an answer", 30)
         yield f"127.0.0.1:{port}"
@@ -66,26 +82,28 @@ def rcode(nameserver: str, name: str) -> int | None:
 
 
 def test_a_name_leads_where_it_was_pointed_last(names: Names, nameserver: str) -> None:
-    names.point(Record("a.slipway.test", HERE, 5))
-    names.point(Record("a.slipway.test", THERE, 1))
-    assert names.read("a.slipway.test") == Record("a.slipway.test", THERE, 1)
-    wait_until(lambda: resolved(nameserver, "a.slipway.test") == THERE, "the change", 5)
+    name = f"a.{names.zone}"
+    names.point(Record(name, HERE, 5))
+    names.point(Record(name, THERE, 1))
+    names.point(Record(name, THERE, 1))
+    assert names.read(name) == Record(name, THERE, 1)
+    wait_until(lambda: resolved(nameserver, name) == THERE, "the change", 5)
     host, _, port = nameserver.partition(":")
     answer = dns.query.udp(
-        dns.message.make_query("A.Slipway.Test", "A"), host, port=int(port), timeout=2
+        dns.message.make_query(name.title(), "A"), host, port=int(port), timeout=2
     )
     assert answer.answer[0].ttl == 1
-    assert "a.slipway.test" in names.names()
-    names.remove("a.slipway.test")
-    names.remove("a.slipway.test")
-    assert names.read("a.slipway.test") is None
-    wait_until(lambda: rcode(nameserver, "a.slipway.test") == dns.rcode.NXDOMAIN, "no answer", 5)
+    assert name in names.names()
+    names.remove(name)
+    names.remove(name)
+    assert names.read(name) is None
+    wait_until(lambda: rcode(nameserver, name) == dns.rcode.NXDOMAIN, "no answer", 5)
 
 
 def test_a_name_that_only_begins_alike_is_another(names: Names) -> None:
-    names.point(Record("bb.slipway.test", HERE, 5))
-    assert names.read("b.slipway.test") is None
-    names.remove("bb.slipway.test")
+    names.point(Record(f"bb.{names.zone}", HERE, 5))
+    assert names.read(f"b.{names.zone}") is None
+    names.remove(f"bb.{names.zone}")
 
 
 def test_a_name_of_another_zone_is_refused(names: Names) -> None:
@@ -94,18 +112,50 @@ def test_a_name_of_another_zone_is_refused(names: Names) -> None:
     assert caught.value.code == "SLP208"
 
 
-def test_a_zone_that_is_not_there_is_told(endpoint: str) -> None:
+def test_a_zone_that_is_not_there_is_told(where: NameService) -> None:
+    other = where.model_copy(update={"zone": "nobody.test", "create": False})
+    account = {"access_key": "a", "secret_key": "b"} if where.kind == "route53" else None
     with pytest.raises(UsageError, match=r"no zone nobody\.test"):
-        Names(NameService(zone="nobody.test", endpoint=endpoint, create=False),
-              {"access_key": "a", "secret_key": "b"}).read("a.nobody.test")  # fmt: skip
+        open_names(other, account).read("a.nobody.test")
 
 
-def test_a_service_that_is_down_is_told() -> None:
-    gone = Names(NameService(zone="slipway.test", endpoint="http://127.0.0.1:9", create=True))
+def test_a_service_that_is_down_is_told(where: NameService) -> None:
+    gone = open_names(where.model_copy(update={"endpoint": "http://127.0.0.1:9"}))
     with pytest.raises(Failed) as caught:
-        gone.point(Record("a.slipway.test", HERE, 5))
+        gone.point(Record(f"a.{where.zone}", HERE, 5))
     assert caught.value.code == "SLP208"
     assert "leads where it led before" in caught.value.help
+
+
+def test_names_of_one_service_are_answered_while_the_other_is_silent(google: str) -> None:
+    names = open_names(NameService(kind="cloud-dns", zone="cloud.slipway.test", project="slipway",
+                                   endpoint=google, create=True))  # fmt: skip
+    names.point(Record("c.cloud.slipway.test", HERE, 5))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sandbox.dns_server", "--port", str(port),
+         "--route53", "http://127.0.0.1:9", "--cloud-dns", google]
+    )  # fmt: skip
+    try:
+        wait_until(lambda: resolved(f"127.0.0.1:{port}", "c.cloud.slipway.test") == HERE, "it", 30)
+        assert rcode(f"127.0.0.1:{port}", "d.cloud.slipway.test") == dns.rcode.SERVFAIL
+    finally:
+        process.terminate()
+        process.wait(10)
+        names.remove("c.cloud.slipway.test")
+
+
+def test_many_names_come_in_pages(names: Names) -> None:
+    wanted = [f"n{index}.{names.zone}" for index in range(105)]
+    try:
+        for name in wanted:
+            names.point(Record(name, HERE, 5))
+        assert set(wanted) <= set(names.names())
+    finally:
+        for name in wanted:
+            names.remove(name)
 
 
 def test_a_name_server_without_its_service_says_so_and_no_old_address() -> None:

@@ -60,7 +60,7 @@ def test_no_lease_of_the_old_side_is_in_force_when_the_new_one_opens(
     for before_read, before_grant, pause in rounds:
         begun = at
         read_at = begun + before_read
-        if may_renew("aws", mine if read_at < claimed else next_one):
+        if may_renew("aws", mine if read_at < claimed else next_one, granted=1):
             until = max(until, begun + lease / rate)
         at = read_at + before_grant + pause
     opened = claimed + fenced_after(timedelta(seconds=lease)).total_seconds()
@@ -68,9 +68,14 @@ def test_no_lease_of_the_old_side_is_in_force_when_the_new_one_opens(
 
 
 def test_a_keeper_that_sees_nothing_does_not_renew() -> None:
-    assert not may_renew("aws", None)
-    assert not may_renew("aws", epoch(2, "gcp"))
-    assert may_renew("aws", epoch(1, "aws")) and may_renew("aws", epoch(3, "aws"))
+    assert not may_renew("aws", None, 1)
+    assert not may_renew("aws", epoch(2, "gcp"), 2)
+    assert may_renew("aws", epoch(1, "aws"), 1) and may_renew("aws", epoch(3, "aws"), 3)
+
+
+def test_a_keeper_does_not_begin_under_an_epoch_that_was_only_claimed() -> None:
+    assert not may_renew("gcp", epoch(2, "gcp"), granted=1)
+    assert not may_renew("gcp", epoch(2, "gcp"), granted=0)
 
 
 def test_every_phase_has_its_halt_and_each_tier_its_phases() -> None:

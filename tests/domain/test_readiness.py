@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -10,7 +10,8 @@ from domain import readiness as rules
 from domain.failover import Tier
 from domain.verdict import Check, Verdict
 
-SECOND = timedelta(seconds=1)
+SECOND, HOUR, GB = timedelta(seconds=1), timedelta(hours=1), 1 << 30
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SORTS = {"provider": "b", "locale": "C.UTF-8", "collation version": "1"}
 
 READY = [
@@ -26,6 +27,11 @@ READY = [
     rules.lag(0.5, True, [], SECOND),
     rules.schema([]),
     rules.clocks("gcp", 30 * SECOND, 30 * SECOND),
+    rules.instance("standby", "RUNNABLE", False, 17, 17, "db-custom-2-7680"),
+    rules.room(10 * GB, 12 * GB),
+    rules.room(10 * GB, None),
+    rules.unfollowed(0, ["cache"]),
+    rules.last_look(NOW - 2 * HOUR, "100 % ready", NOW),
 ]
 
 UNREADY = [
@@ -54,6 +60,13 @@ UNREADY = [
     (rules.lag(0.0, True, ["meal"], SECOND), Verdict.FAIL, "not copied yet: meal"),
     (rules.clocks("gcp", 180 * SECOND, 30 * SECOND), Verdict.FAIL, "180.0 s from ours"),
     (rules.schema(["meal.kcal"]), Verdict.FAIL, "meal.kcal"),
+    (rules.instance("standby", "SUSPENDED", False, 17, 17, ""), Verdict.FAIL, "is SUSPENDED"),
+    (rules.instance("standby", "RUNNABLE", True, 17, 17, ""), Verdict.FAIL, "switched off"),
+    (rules.instance("standby", "RUNNABLE", False, 16, 17, ""), Verdict.FAIL, "another instance"),
+    (rules.room(10 * GB, 11 * GB), Verdict.FAIL, "needs 12"),
+    (rules.unfollowed(3, []), Verdict.FAIL, "3 large objects do not follow"),
+    (rules.last_look(None, "", NOW), Verdict.NOT_RUN, "nobody has looked"),
+    (rules.last_look(NOW - 3 * HOUR, "100 % ready", NOW), Verdict.NOT_RUN, "expired after 2h"),
 ]
 
 

@@ -26,7 +26,7 @@ from sandbox.processes import is_alive
 T = TypeVar("T")
 PARTS = {
     "prefect", "worker", "traefik", "cluster", "postgres-aws", "postgres-gcp", "redis", "moto",
-    "gcs", "traefik-gcp", "cluster-gcp", "dns", "keeper-aws", "keeper-gcp",
+    "gcs", "traefik-gcp", "cluster-gcp", "google", "dns", "keeper-aws", "keeper-gcp",
 }  # fmt: skip
 
 

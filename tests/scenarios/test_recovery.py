@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from flows.reap import reap
 from flows.standby import standby
 from tasks.moving import divergence
 from tasks.reaping import leftovers
+from tasks.sides import Side
 from tasks.standing_by import Pair, pair_of
 from tests.scenarios.apps import App, service
 from tests.scenarios.world import PRODUCTION, World, wait_until
@@ -230,11 +232,14 @@ def test_every_fault_with_every_tier(world: World, ledger: App, tier: str, fault
 
 
 @pytest.mark.slow
-def test_with_the_name_service_down_nobody_is_led_anywhere(world: World, ledger: App) -> None:
-    report = run(world, drill, ledger, scenario="dns-down", tier="warm")
+@pytest.mark.parametrize("name", [n for n, s in SCENARIOS.items() if s.stops_at is not None])
+def test_what_must_stop_a_failover_stops_it_and_nobody_is_led_anywhere(
+    world: World, ledger: App, name: str
+) -> None:
+    report = run(world, drill, ledger, scenario=name)
     assert report.outcome is RecoveryOutcome.PASSED, report.reason
     assert checks(report)["stopped where it must"] is Verdict.PASS
-    assert report.phases[-1].name is Phase.SWITCH
+    assert report.phases[-1].name is SCENARIOS[name].stops_at
     assert report.phases[-1].verdict is not Verdict.PASS
     assert report.rta_seconds is None and report.leftovers == ()
 
@@ -242,7 +247,11 @@ def test_with_the_name_service_down_nobody_is_led_anywhere(world: World, ledger:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n, s in SCENARIOS.items() if s.stops_at is None])
 def test_every_game_day_comes_to_what_it_says(world: World, ledger: App, name: str) -> None:
-    assert_good(run(world, drill, ledger, scenario=name))
+    report = run(world, drill, ledger, scenario=name)
+    assert_good(report)
+    if SCENARIOS[name].fault is Fault.CORRUPT:
+        (restored,) = [p.note for p in report.phases if p.name is Phase.RESTORE]
+        assert "is of no use" in restored and "; restored point" in restored
 
 
 @pytest.mark.parametrize(
@@ -337,7 +346,7 @@ def test_what_cannot_be_drilled_is_refused(
 
 TELLING = """
 from flows.drill import drill
-from tasks.drilling import World
+from tasks.drill_world import World
 
 tell = World.tell
 
@@ -401,6 +410,10 @@ def test_there_and_back_without_losing_a_row(world: World, own: App) -> None:
     assert ask(world, own, "/write/lost", method="POST") == 503  # the old side is fenced
     release = world.release(own.source("1.2.0"))
     assert release.code == "SLP203"  # it would reach nobody
+    saved = backup(PRODUCTION, own.name, return_state=True)  # of what users write to now
+    account = world.records.backup_report(str(saved.state_details.flow_run_id))
+    assert account is not None and account.outcome is BackupOutcome.PROVED, saved.message
+    assert account.lines[0].startswith("from gcp") and account.point == "00000002"
 
     back = approved(world, own, failback, "ann", "bob")
     returned = run(world, failback, own, plan=back, apply=True)
@@ -447,6 +460,73 @@ def test_a_frozen_primary_wakes_up_fenced_and_what_it_alone_holds_is_listed(
     assert returned.outcome is RecoveryOutcome.PASSED, returned.reason
     assert any("is kept as database" in line for line in returned.lines)
     assert ask(world, own, "/read/new") == 200 and ask(world, own, "/read/zombie") == 404
+
+
+@pytest.mark.slow
+def test_a_failover_that_is_killed_at_any_step_is_finished_by_the_next_run(
+    world: World, own: App
+) -> None:
+    assert run(world, standby, own).outcome is RecoveryOutcome.PASSED
+    assert ask(world, own, "/write/one", method="POST") == 201
+    pair = the_pair(own)
+    plan = approved(world, own, failover, "ann", "bob")
+    frozen = postgres_of(world)
+    drill_processes.freeze(frozen)
+    try:
+        for step in (
+            ("blocks.epochs", "Epochs", "claim"),
+            ("blocks.replication", "Replication", "promote"),
+            ("blocks.fence", "Fence", "open"),
+        ):
+            killed_after(world, own, step, plan)
+            assert not pair.names_lead_to(pair.away), step
+            if step[2] == "claim":  # its keeper sees an epoch of its own, and must not begin
+                assert_stays_closed(pair.away)
+            refused = run(world, standby, own)
+            assert refused.error is not None and refused.error["code"] == "SLP205", step
+            assert "begun and not finished" in refused.reason
+        moved = run(world, failover, own, plan=plan, apply=True)
+    finally:
+        drill_processes.thaw(frozen)
+    assert moved.outcome is RecoveryOutcome.PASSED, moved.reason
+    assert moved.phases[0].note.startswith("goes on with the move to gcp")
+    assert [e.side for e in pair.epochs.every()] == ["aws", "gcp"]  # claimed once
+    assert ask(world, own, "/read/one", "edge_web_gcp") == 200
+    assert ask(world, own, "/write/two", "edge_web_gcp", "POST") == 201
+    world.await_parts()
+    wait_until(lambda: ask(world, own, "/readyz") == 200, "the old side to wake up", 30)
+    assert ask(world, own, "/write/late", method="POST") == 503
+
+
+def assert_stays_closed(side: Side) -> None:
+    """For three leases."""
+    until = time.monotonic() + 4.5
+    while time.monotonic() < until:
+        assert not side.fence.state().writable
+        time.sleep(0.1)
+
+
+def killed_after(world: World, app: App, step: tuple[str, str, str], plan: str) -> None:
+    """A failover whose process dies at the moment when that step has been done."""
+    module, owner, name = step
+    code = f"""
+import importlib, os, signal
+from flows.failover import failover
+owner = getattr(importlib.import_module({module!r}), {owner!r})
+original = getattr(owner, {name!r})
+
+def act(*given, **named):
+    original(*given, **named)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(owner, {name!r}, act)
+failover({PRODUCTION!r}, {app.name!r}, plan={plan!r}, apply=True)
+"""
+    environ = {**os.environ, "PREFECT_API_URL": world.addresses["prefect_api"],
+               "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false"}  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, timeout=90,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
 
 
 def postgres_of(world: World) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,17 +13,26 @@ from prefect.logging import disable_run_logger
 from pydantic import SecretStr
 
 from blocks.platform import Platform
-from blocks.vault import Vault
+from blocks.sealing import damaged
+from blocks.vault import Vault, manifest_sha256
 from deployments import backing
 from deployments.console import Console
 from domain.application import Backups
 from domain.errors import Failed, SlipwayError, UsageError
-from domain.recovery import Lineage, Member, MemberKind, Rung
+from domain.recovery import Lineage, Member, MemberKind, Proof, Rung, RungResult
 from domain.units import parse_duration
+from domain.verdict import Verdict
 from sandbox.home import Home
 from tasks.nightly import age_of
 from tasks.proving import choose_point
-from tasks.restoring import Chosen, choose_copy, restore_database, target_url
+from tasks.restoring import (
+    Chosen,
+    choose_copy,
+    copies_to_try,
+    first_whole,
+    restore_database,
+    target_url,
+)
 from tasks.saving import Saving, check_clock, commit_point
 from tests.kit.faulty_store import Fault, FaultyStore
 from tests.kit.memory_store import MemoryStore
@@ -66,8 +76,9 @@ def test_an_application_that_keeps_nothing() -> None:
     claim = vault.claim(1, START, "test", "run")
     release = type("Release", (), {"version": "1", "number": 1, "digest": "d"})()
     saving = Saving(
-        record=cast(Any, None), release=release, environment="production", vaults=(vault,),
+        record=cast(Any, None), release=release, vaults=(vault,),
         claim=claim, recipients={"aws": "age1x"}, locked_until=START, pace=cast(Any, None),
+        holder=cast(Any, None),
     )  # fmt: skip
     skipped = [Member(kind=MemberKind.POSTGRES, skipped="the application declares no database")]
     with pytest.raises(UsageError) as caught:
@@ -87,6 +98,67 @@ def test_a_point_that_is_not_there() -> None:
             choose_point.fn([vault], wanted)
         assert code(chosen) == "SLP144"
     assert choose_point.fn([vault], "newest") == choose_point.fn([vault], "random") == "00000001"
+
+
+def proved(vault: Vault, sequence: int) -> None:
+    manifest = make(vault, sequence, START + timedelta(hours=sequence))
+    rungs = tuple(RungResult(rung=rung, verdict=Verdict.PASS, reason="") for rung in Rung)
+    vault.prove(
+        Proof(
+            application=LINEAGE.application, environment=LINEAGE.environment,
+            lineage=LINEAGE.name, point=manifest.point, location=vault.location,
+            manifest_sha256=manifest_sha256(manifest), at=START, run="run", rungs=rungs,
+        )
+    )  # fmt: skip
+
+
+def chosen(found: Iterable[Chosen]) -> list[tuple[str, str]]:
+    return [(one.vault.location, one.copy.point) for one in found]
+
+
+def test_copies_are_tried_the_newest_first_and_a_silent_location_has_none() -> None:
+    near, far = vault_of(MemoryStore(START), "gcp"), vault_of(MemoryStore(START), "aws")
+    for vault, sequences in ((near, (1, 2)), (far, (1, 2, 3))):
+        for sequence in sequences:
+            proved(vault, sequence)
+    silent = Vault("lost", FaultyStore(MemoryStore(), lambda call, n: Fault.ERROR), LINEAGE)
+    with disable_run_logger():
+        # The preferred location first, whatever newer ones others have: they may be lost.
+        assert chosen(copies_to_try([near, far, silent], Rung.CONTENT_HASHED)) == [
+            ("gcp", "00000002"), ("aws", "00000003"), ("aws", "00000002"),
+            ("gcp", "00000001"), ("aws", "00000001"),
+        ]  # fmt: skip
+        assert chosen(copies_to_try([silent, far], Rung.CONTENT_HASHED))[0] == ("aws", "00000003")
+        assert chosen(copies_to_try([silent], Rung.CONTENT_HASHED)) == []
+
+
+def test_a_damaged_copy_is_passed_over_and_told_and_nothing_else_is() -> None:
+    vault = vault_of(MemoryStore(START))
+    for sequence in (1, 2):
+        proved(vault, sequence)
+
+    def bring_back(one: Chosen) -> float:
+        if one.copy.point == "00000002":
+            raise damaged("aws", "noise")
+        return 1.0
+
+    def no_server(one: Chosen) -> float:
+        raise Failed("SLP128", "the standby does not answer", help="see whether it runs")
+
+    def nothing(one: Chosen) -> float:
+        raise damaged("aws", "noise")
+
+    with disable_run_logger():
+        copies = list(copies_to_try([vault], Rung.CONTENT_HASHED))
+        best, told = first_whole(copies, bring_back)
+        assert best.copy.point == "00000001"
+        assert "point 2" in told[0] and "is of no use" in told[0] and "restored point 1" in told[1]
+        with pytest.raises(Failed) as caught:  # of the target, not of the copy
+            first_whole(copies, no_server)
+        assert code(caught) == "SLP128"
+        with pytest.raises(Failed) as caught:
+            first_whole(copies, nothing)
+        assert code(caught) == "SLP149" and "point 1" in caught.value.cause
 
 
 def test_a_copy_that_was_never_proved_is_not_restored_unasked() -> None:

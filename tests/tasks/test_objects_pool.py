@@ -55,8 +55,9 @@ def saving_of(vault: Vault, sequence: int, now: datetime) -> Saving:
     record = SimpleNamespace(application=SimpleNamespace(name="shop"))
     claim = Claim(sequence=sequence, at=now, actor="test", run="run")
     return Saving(record=record, release=SimpleNamespace(version="1", number=1, digest="d"),  # type: ignore[arg-type]
-                  environment="production", vaults=(vault,), claim=claim, recipients=RECIPIENTS,
-                  locked_until=now, pace=UNLIMITED)  # fmt: skip
+                  vaults=(vault,), claim=claim, recipients=RECIPIENTS,
+                  locked_until=now, pace=UNLIMITED,
+                  holder=None)  # type: ignore[arg-type]  # fmt: skip
 
 
 def save(vault: Vault, objects: ObjectStore, sequence: int, now: datetime = START) -> Manifest:
