@@ -18,7 +18,7 @@ from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-BENCHMARKS = ("release", "judge", "rollout", "backup", "load", "drill")
+BENCHMARKS = ("release", "judge", "rollout", "backup", "load", "drill", "fire")
 
 
 @dataclass

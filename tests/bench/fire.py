@@ -1,0 +1,311 @@
+"""Drills under fire: seeded, with a fault at random, while the flow, the worker or the Prefect
+server is killed at a moment at random. Whatever happens, four things must hold: never two writable
+sides, production's users notice nothing, nothing is left over, and every loss is listed.
+
+``FIRE_RUNS=40 make bench NAME=fire`` makes fewer than the two hundred of the goal; ``FIRE_SEED``
+begins elsewhere. ``FIRE_AT_ONCE`` drills run side by side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import psutil
+from bench import ROOT, Case
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from blocks.disposable_postgres import USER
+from blocks.fence import Fence
+from blocks.platform import Platform, load_platform
+from blocks.records import Records
+from domain.drill import DrillRecord, Fault
+from domain.drill_report import RecoveryReport
+from domain.errors import SlipwayError
+from domain.failover import Tier
+from domain.verdict import Verdict
+from sandbox.control import down, require
+from sandbox.home import Home
+from tasks.drill_watch import Watch
+from tasks.reaping import leftovers
+
+RUNS = int(os.environ.get("FIRE_RUNS", "200"))
+SEED = int(os.environ.get("FIRE_SEED", "1"))
+AT_ONCE = int(os.environ.get("FIRE_AT_ONCE", "3"))
+APPLICATION, ENVIRONMENT = "diet-game", "production"
+KILLS = ("nothing", "nothing", "flow", "flow", "worker", "server")
+PATIENCE_SECONDS = 150.0
+BIN = Path(sys.executable).parent
+BENCH = ROOT / ".slipway" / "bench"
+
+
+@dataclass
+class Shot:
+    """One drill, and what is done to it.
+
+    Attributes:
+        after: seconds from its start to the kill.
+        disturbed: it, or what all of its volley need, was killed.
+        broken: what did not hold, a clause each.
+    """
+
+    seed: int
+    tier: Tier
+    fault: Fault
+    kill: str
+    after: float
+    run: str = ""
+    fired: bool = False
+    disturbed: bool = False
+    report: RecoveryReport | None = None
+    broken: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, seed: int) -> Shot:
+        chance = random.Random(seed)
+        tier = chance.choices(list(Tier), weights=[1, 2, 2])[0]
+        faults = [f for f in Fault if f is not Fault.CORRUPT or tier is Tier.BACKUP]
+        return cls(seed, tier, chance.choice(faults), chance.choice(KILLS), chance.uniform(3, 40))
+
+
+def run() -> list[Case]:
+    home = Home.at(BENCH / "sandbox")
+    os.environ["SLIPWAY_HOME"] = str(home.root)
+    shutil.rmtree(home.root, ignore_errors=True)
+    try:
+        slipway("up")
+        slipway("release", str(ROOT / "examples" / APPLICATION.replace("-", "_")),
+                "--environment", ENVIRONMENT)  # fmt: skip
+        slipway("backup", APPLICATION, "-e", ENVIRONMENT)
+        with temporary_settings({PREFECT_API_URL: require(home).addresses["prefect_api"]}):
+            pair = load_platform("sandbox"), load_platform("sandbox-gcp")
+            return fire(home, *pair)
+    finally:
+        down(home, progress=lambda line: None)
+
+
+def fire(home: Home, primary: Platform, standby: Platform) -> list[Case]:
+    shots = [Shot.of(seed) for seed in range(SEED, SEED + RUNS)]
+    with Users(primary) as users:
+        for begin in range(0, RUNS, AT_ONCE):
+            volley(home, primary, standby, shots[begin : begin + AT_ONCE])
+            for shot in shots[begin : begin + AT_ONCE]:
+                ended = shot.report.outcome if shot.report else "no report"
+                print(f"{shot.seed}: {shot.tier} {shot.fault}, {shot.kill} killed"
+                      f"{'' if shot.fired else ' (too late)'}: {ended} {'; '.join(shot.broken)}",
+                      flush=True)  # fmt: skip
+    broken = [f"seed {s.seed}: {clause}" for s in shots for clause in s.broken]
+    fired = Counter(shot.kill for shot in shots if shot.fired)
+    told = [shot for shot in shots if shot.report is not None]
+    return [
+        Case(
+            name=f"invariants broken in {RUNS} seeded drills under fire",
+            unit="broken",
+            goal="0 of 200",
+            ours=len(broken),
+            met=not broken and RUNS >= 200,
+            note=f"killed: {dict(fired)}; {len(told)} came to a report: "
+            f"{dict(Counter(str(s.report.outcome) for s in told if s.report))}; "
+            + "; ".join(broken[:5]),
+        ),
+        Case(
+            name="requests of production's users that failed meanwhile",
+            unit="requests",
+            goal="0",
+            ours=len(users.failed),
+            met=not users.failed and users.good > 0,
+            note=f"of {users.good + len(users.failed)}; {'; '.join(users.failed[:3])}",
+        ),
+    ]
+
+
+def volley(home: Home, primary: Platform, standby: Platform, shots: list[Shot]) -> None:
+    """Some drills side by side, to the end of each; then what is left is reaped and looked for."""
+    before = set(primary.store.list("drills"))
+    watches: dict[str, Watch] = {}
+    over = threading.Event()
+    watcher = threading.Thread(target=watch, args=(primary, standby, before, watches, over))
+    watcher.start()
+    began = time.monotonic()
+    for shot in shots:
+        shot.run = slipway(
+            "drill",
+            APPLICATION,
+            "-e",
+            ENVIRONMENT,
+            "--tier",
+            shot.tier,
+            "--fault",
+            shot.fault,
+            "--seed",
+            str(shot.seed),
+            "--detach",
+        )["run"]
+    shooters = [threading.Thread(target=shoot, args=(home, s, shots, began)) for s in shots]
+    for shooter in shooters:
+        shooter.start()
+    deadline = began + PATIENCE_SECONDS
+    for shot in shots:
+        while time.monotonic() < deadline and not ended(home, shot):
+            time.sleep(0.5)
+    for shooter in shooters:
+        shooter.join()
+    reaped = slipway("drill", APPLICATION, "-e", ENVIRONMENT, "--reap", check=False)
+    over.set()
+    watcher.join()
+    for one in watches.values():
+        one.close()
+    judge(primary, standby, shots, before, watches, reaped)
+
+
+def shoot(home: Home, shot: Shot, volley: list[Shot], began: float) -> None:
+    """Kill what is to be killed, unless the drill has ended before."""
+    while time.monotonic() < began + shot.after:
+        if ended(home, shot):
+            return
+        time.sleep(0.1)
+    match shot.kill:
+        case "flow":
+            victims = processes_of(shot.run)
+        case "worker" | "server":
+            part = require(home).part("worker" if shot.kill == "worker" else "prefect")
+            victims = [psutil.Process(part.pid)] if part is not None and part.pid else []
+        case _:
+            return
+    for victim in victims:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.send_signal(signal.SIGKILL)
+            shot.fired = True
+            for other in volley if shot.kill in ("worker", "server") else [shot]:
+                other.disturbed = True
+
+
+def processes_of(run: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "prefect.engine" in " ".join(process.cmdline()) and (
+                process.environ().get("PREFECT__FLOW_RUN_ID") == run
+            ):
+                found.append(process)
+    return found
+
+
+def ended(home: Home, shot: Shot) -> bool:
+    """Its process is gone, having been there, or the server says that it has ended."""
+    if processes_of(shot.run):
+        return False
+    with contextlib.suppress(httpx.HTTPError, KeyError, SlipwayError):
+        api = require(home).addresses["prefect_api"]
+        state = httpx.get(f"{api}/flow_runs/{shot.run}", timeout=5).json()["state"]["type"]
+        waiting = ("SCHEDULED", "PENDING", "RUNNING")
+        return state not in waiting or (state == "RUNNING" and shot.disturbed)
+    return False
+
+
+def watch(
+    primary: Platform, standby: Platform, before: set[str], watches: dict[str, Watch],
+    over: threading.Event,
+) -> None:  # fmt: skip
+    """Look at both sides of every drill that comes, from outside of it."""
+    while not over.wait(0.2):
+        for key in set(primary.store.list("drills")) - before - set(watches):
+            content = primary.store.read(key)
+            if content is None:
+                continue
+            record = DrillRecord.model_validate_json(content)
+            twin = next(Path(record.folder).glob("*/data/postmaster.pid"), None)
+            if twin is None:
+                continue
+            place = quote(str(twin.parents[1]), safe="")
+            watches[key] = Watch(
+                {
+                    "primary": Fence(f"postgresql://{USER}@/{record.database}?host={place}"),
+                    "standby": Fence(standby.database.admin_url(record.database)),
+                }
+            )
+
+
+def judge(
+    primary: Platform, standby: Platform, shots: list[Shot], before: set[str],
+    watches: dict[str, Watch], reaped: dict[str, Any],
+) -> None:  # fmt: skip
+    last = shots[-1].broken
+    if reaped.get("exit_code", 0) != 0 or reaped.get("error"):
+        last.append(f"reaping: {json.dumps(reaped)[:200]}")
+    for key in set(primary.store.list("drills")) - before:
+        record = DrillRecord.model_validate_json(primary.store.read(key) or b"")
+        if record.closed_at is None:
+            last.append(f"the record of drill {record.id} is open")
+        last += leftovers(primary, standby, record)
+        if key in watches and (seen := watches[key].verdict()).verdict is Verdict.FAIL:
+            last.append(f"drill {record.id}: {seen.reason}")
+    for shot in shots:
+        shot.report = Records(primary.store).recovery_report(shot.run)
+        if shot.report is None:
+            if not shot.disturbed:
+                shot.broken.append("no report, and nothing was killed")
+            continue
+        for check in shot.report.checks:
+            must = ("one writable side", "losses listed", "production untouched")
+            if check.name in must and check.verdict is Verdict.FAIL:
+                shot.broken.append(f"{check.name}: {check.reason}")
+        if not shot.disturbed and shot.report.outcome not in ("PASSED", "MISSED"):
+            shot.broken.append(f"{shot.report.outcome}: {shot.report.reason}")
+
+
+class Users:
+    """Production's: twenty requests a second, each must be answered."""
+
+    def __init__(self, primary: Platform) -> None:
+        self._url = primary.edge_web
+        port = primary.edge_web.rpartition(":")[2]
+        self._host = f"{APPLICATION}.{ENVIRONMENT}.localhost:{port}"
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+        self.good = 0
+        self.failed: list[str] = []
+
+    def __enter__(self) -> Users:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        with httpx.Client(headers={"Host": self._host}, timeout=10, trust_env=False) as client:
+            while not self._over.wait(0.05):
+                try:
+                    status = client.get(f"{self._url}/api/foods?q=oat").status_code
+                except httpx.HTTPError as error:
+                    self.failed.append(f"{type(error).__name__}: {error}")
+                    continue
+                if status == 200:
+                    self.good += 1
+                else:
+                    self.failed.append(f"answered {status}")
+
+
+def slipway(*arguments: str, check: bool = True) -> dict[str, Any]:
+    done = subprocess.run(
+        [str(BIN / "slipway"), *arguments, "--json"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 or not check, done.stdout + done.stderr[-2000:]
+    document: dict[str, Any] = json.loads(done.stdout) if done.stdout.strip() else {"error": "none"}
+    return document
