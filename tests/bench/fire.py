@@ -80,7 +80,7 @@ class Shot:
         chance = random.Random(seed)
         tier = chance.choices(list(Tier), weights=[1, 2, 2])[0]
         faults = [f for f in Fault if f is not Fault.CORRUPT or tier is Tier.BACKUP]
-        return cls(seed, tier, chance.choice(faults), chance.choice(KILLS), chance.uniform(3, 40))
+        return cls(seed, tier, chance.choice(faults), chance.choice(KILLS), chance.uniform(2, 22))
 
 
 def run() -> list[Case]:
