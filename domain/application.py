@@ -333,6 +333,11 @@ class Canary(_Model):
     false_alarm: Percent = Field(
         0.01, description="Chance that a version no worse than the old one is ever taken back."
     )
+    margin: Duration | None = Field(
+        None,
+        description="How much slower than the old version is still no reason to take it back; "
+        "1 % of the objective's p95 by default.",
+    )
     mirror: int | None = Field(
         None,
         ge=1,

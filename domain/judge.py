@@ -58,6 +58,12 @@ class Limits(_Frozen):
     p95_seconds: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Objective: highest 95th percentile."
     )
+    margin_seconds: float = Field(
+        0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How much slower than stable still counts as no slower.",
+    )
 
 
 class Look(_Frozen):
@@ -165,7 +171,7 @@ class Trial:
         tests = self._tests
         finite = [b for b in _bounds(look) if math.isfinite(b)]
         if finite and look.stable is not None and tests.slowness is None:
-            tests.slowness = Slowness(len(finite))
+            tests.slowness = Slowness(finite, margin=self.limits.margin_seconds)
         gained = _Gain(look.candidate, self._last.candidate if self._last else Counts())
         stable = None
         if look.stable is not None:
@@ -347,8 +353,10 @@ class Trial:
 
     def _latency_sentence(self, look: Look, log_e: Floats) -> str:
         mine, theirs = look.candidate, look.stable or Counts()
+        margin = self.limits.margin_seconds
+        slower = f"slower by more than {1000 * margin:g} ms" if margin else "slower"
         return (
-            f"the candidate's requests are slower: p95 {_p95(mine)} over {mine.requests} "
+            f"the candidate's requests are {slower}: p95 {_p95(mine)} over {mine.requests} "
             f"requests, stable's {_p95(theirs)} over {theirs.requests}; {self._evidence(log_e)}"
         )
 
@@ -364,6 +372,7 @@ class Trial:
             "alpha": self.limits.alpha,
             "threshold": self._threshold,
             "requests_needed": self.limits.requests,
+            "margin_seconds": self.limits.margin_seconds,
         }
         if self._last is None or self._tests is None:
             return numbers
@@ -404,8 +413,8 @@ class Detectable:
 
     Attributes:
         error_ratio: candidate's error rate over stable's, seen 4 times in 5; None: no ratio is.
-        p95_ratio: candidate's 95th percentile over stable's, seen about as often, for
-            independent latencies spread as ``power.SPREAD`` says, with a look for every
+        p95_ratio: candidate's 95th percentile, less the margin, over stable's, seen about as
+            often, for independent latencies spread as ``power.SPREAD`` says, with a look for every
             ``power.LOOK_REQUESTS`` requests of the smaller arm; None: no slowdown is.
         requests: of the candidate.
         sentence: all that for a person.
@@ -448,6 +457,8 @@ def detectable(
         errors = f"{seen:.3g} times the errors of {usual}" if seen else f"no rise above {usual}"
         blind = f", not {unseen:.2g} times" if seen and unseen else ""
     slow = f"a p95 up {100 * (slower - 1):.0f} %" if slower else "no slowdown"
+    if slower and limits.margin_seconds:
+        slow += f" and {1000 * limits.margin_seconds:g} ms"
     return Detectable(
         error_ratio=seen if error_rate > 0 else None,
         p95_ratio=slower,

@@ -142,19 +142,13 @@ def policy_for(
         )
     slowest = max(service.start for service in services)
     database = record.application.database
-    canary, promised = record.application.canary, record.application.objectives
+    canary = record.application.canary
     judged = strategy is Strategy.CANARY and not first
     steps = steps_for(strategy, 1 if moved else largest, canary=canary)
     return Policy(
         strategy=strategy,
         steps=steps if judged or strategy is not Strategy.CANARY else steps[-1:],
-        limits=Limits(
-            alpha=canary.false_alarm,
-            requests=canary.requests,
-            # A promise of no errors at all is broken by the first; the test needs a rate.
-            error_rate=max(promised.error_rate, 1e-6),
-            p95_seconds=promised.p95.total_seconds() or None,
-        ),
+        limits=limits_of(record.application),
         patience=canary.patience,
         testers=canary.testers if judged else None,
         probes=canary.probes if judged else None,
@@ -164,6 +158,20 @@ def policy_for(
         keep_previous=record.application.environment(environment).keep_previous,
         migrate=migrate and database is not None and bool(database.migrate or database.seed),
         contract=migrate and database is not None and database.contract_after == "release",
+    )
+
+
+def limits_of(application: Application) -> Limits:
+    """What the judge holds a new version, or a flag, of an application to."""
+    canary, promised = application.canary, application.objectives
+    margin = promised.p95 / 100 if canary.margin is None else canary.margin
+    return Limits(
+        alpha=canary.false_alarm,
+        requests=canary.requests,
+        # A promise of no errors at all is broken by the first; the test needs a rate.
+        error_rate=max(promised.error_rate, 1e-6),
+        p95_seconds=promised.p95.total_seconds() or None,
+        margin_seconds=margin.total_seconds(),
     )
 
 

@@ -11,6 +11,7 @@ runs the very code that judges one release. Wealth is kept as a natural logarith
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -204,23 +205,31 @@ class Slowness:
     Null hypothesis: at every bound, the candidate's chance to be slower is at most stable's. A
     block gives the difference between the fractions slower than a bound, in standard errors; the
     bounds are those at ``QUANTILES`` of stable's earlier blocks, so the first block only teaches.
-    Bounds are never used as numbers: a microsecond is judged as ten seconds are.
+    Without a margin bounds are never used as numbers: a microsecond is judged as ten seconds are.
+
+    With a margin (non-inferiority instead of no difference) stable's share above a bound is
+    compared with the candidate's share above the first bound that is a margin further up; where
+    none is, at the bound itself. A candidate whose every quantile is at most the margin above
+    stable's then has no more above that bound than stable above its own, so the bet is as fair.
 
     The difference is symmetric when both arms get the same number of requests. With fewer on the
     candidate it is skewed to the right, and the bet loses a little (it caps what a rare large
     ``z`` can win); with more, ``LEAST_SLOW`` keeps the skew small.
 
     Args:
-        bounds: how many finite bucket bounds there are.
+        bounds: the finite bucket bounds, ascending, in seconds.
         trials: how many trials run side by side.
+        margin: how much slower the candidate may be, in seconds.
     """
 
-    def __init__(self, bounds: int, trials: int = 1) -> None:
+    def __init__(self, bounds: Sequence[float], trials: int = 1, *, margin: float = 0.0) -> None:
         self.signs = Signs(trials, len(QUANTILES))
+        self._compared: Ints = _further_up(bounds, margin)
         self.blocks: Ints = np.zeros(trials, dtype=np.int64)
         self.log_peak: Floats = np.zeros(trials)
         self._open, self._past = np.zeros((2, 2, trials), dtype=np.int64)
-        self._open_slower, self._past_slower = np.zeros((2, 2, trials, bounds), dtype=np.int64)
+        shape = (2, 2, trials, len(bounds))
+        self._open_slower, self._past_slower = np.zeros(shape, dtype=np.int64)
 
     def add(self, requests: Ints, slower: Ints) -> None:
         """Take one look.
@@ -262,7 +271,8 @@ class Slowness:
         for column, quantile in enumerate(QUANTILES):
             rare = beyond <= 1 - quantile + 1e-12
             at = rare.argmax(axis=-1)[:, None]
-            slow, stable_slow = np.take_along_axis(self._open_slower, at[None], axis=-1)[..., 0]
+            slow = np.take_along_axis(self._open_slower[0], self._compared[at], axis=-1)[:, 0]
+            stable_slow = np.take_along_axis(self._open_slower[1], at, axis=-1)[:, 0]
             known = np.take_along_axis(self._past_slower[1], at, axis=-1)[:, 0]
             chance = (known + 1) / (past + 2)
             error = np.sqrt(chance * (1 - chance) * (1 / a + 1 / b))
@@ -270,6 +280,15 @@ class Slowness:
             faint = (b < a) & (b * chance < LEAST_SLOW)
             comparable[:, column] = rare.any(axis=-1) & ~faint
         return z, comparable.astype(np.bool_)
+
+
+def _further_up(bounds: Sequence[float], margin: float) -> Ints:
+    """For each bound the place of the first that is ``margin`` above it, or else its own.
+
+    Bounds are decimal fractions: 0.003 + 0.001 is a hair above 0.004.
+    """
+    places = np.searchsorted(bounds, np.asarray(bounds) + margin - 1e-9 * margin)
+    return np.where(places < len(bounds), places, np.arange(len(bounds)))
 
 
 class SlowShare:

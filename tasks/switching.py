@@ -16,9 +16,8 @@ from blocks.platform import Platform
 from blocks.records import Records
 from domain.errors import SlipwayError, UsageError
 from domain.journal import live
-from domain.judge import Limits
 from domain.ramp import Ended, Finish, Ramp, flags_left
-from domain.release import BuildRecord
+from domain.release import BuildRecord, limits_of
 from domain.units import format_percent, parse_percent
 from tasks import ramping
 from tasks.flags import journal_of_flags
@@ -162,15 +161,8 @@ def _ramp(record: BuildRecord, key: str, steps: str) -> Ramp:
     wanted = given or [format_percent(step) for step in declared]
     if not wanted:
         raise _steps(f"application.yaml declares no steps for {key}, and none are given")
-    promised = application.objectives
-    limits = Limits(
-        alpha=application.canary.false_alarm,
-        requests=application.canary.requests,
-        error_rate=max(promised.error_rate, 1e-6),  # as for a canary: the test needs a rate
-        p95_seconds=promised.p95.total_seconds() or None,
-    )
     try:
-        return Ramp.model_validate({"flag": key, "steps": wanted, "limits": limits})
+        return Ramp.model_validate({"flag": key, "steps": wanted, "limits": limits_of(application)})
     except ValidationError as error:
         first = error.errors()[0]
         raise _steps(str(first.get("ctx", {}).get("error") or first["msg"])) from None

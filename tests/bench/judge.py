@@ -184,7 +184,7 @@ def latencies(share: float, wander: float = 0.0) -> Found:
     of its own; the requests of a minute are then independent.
     """
     times = Times(np.random.default_rng(SEED), TRIALS, 0.0 if wander else 0.7, wander)
-    slowness = Slowness(len(log_bounds()), TRIALS)
+    slowness = Slowness(log_bounds().tolist(), TRIALS)
     asked = round(TIMED_MINUTE * share), TIMED_MINUTE - round(TIMED_MINUTE * share)
     ours, p95s = np.full(TRIALS, NEVER), []
     for minute in range(MINUTES):
@@ -282,7 +282,7 @@ def apart_met(shares: list[float]) -> bool:
 def slowdown(scale: float) -> Found:
     times = Times(np.random.default_rng(SEED), PEER_TRIALS, 0.7, 0.0)
     bounds = scale * 1.4 ** np.arange(-8.0, 12.0)
-    slowness, half = Slowness(len(bounds), PEER_TRIALS), SCALE_MINUTE // 2
+    slowness, half = Slowness(bounds.tolist(), PEER_TRIALS), SCALE_MINUTE // 2
     ours, p95s = np.full(PEER_TRIALS, NEVER), []
     for minute in range(MINUTES):
         candidate, stable = times.next((half, half))

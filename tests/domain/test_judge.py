@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from pydantic import ValidationError
 
 from domain.histogram import bounds, fault, quantile
 from domain.judge import BLOCKS_NEEDED, Judgement, Limits, Look, Trial, detectable, judge
-from domain.routing import Counts
+from domain.routing import LATENCY_BOUNDS_SECONDS, Counts
 from domain.sequential import Shares
 from domain.verdict import Verdict
 
@@ -562,6 +564,45 @@ def test_equal_arms_are_seldom_failed_and_at_last_passed() -> None:
         ends.append(judge(looks, LIMITS))
     assert sum(end.verdict is Verdict.FAIL for end in ends) <= 6
     assert sum(end.verdict is Verdict.PASS for end in ends) >= 120
+
+
+# --- a margin -------------------------------------------------------------------------------
+
+
+def timed(median: float) -> Callable[[int, int], Counts]:
+    """Counts with log-normal latencies whose p95 is 2.3 medians, in the buckets of an edge."""
+
+    def make(requests: int, errors: int) -> Counts:
+        within = {
+            str(bound): round(requests * NormalDist(math.log(median), 0.5).cdf(math.log(bound)))
+            for bound in LATENCY_BOUNDS_SECONDS
+        }
+        return Counts(requests=requests, errors=errors, buckets=within | {"+Inf": requests})
+
+    return make
+
+
+def test_half_a_millisecond_is_no_reason_to_go_back_where_users_were_promised_200() -> None:
+    """A good canary went back: p95 4.49 ms against 3.96, with 1 request in 5 and colder caches."""
+    looks = steady(150, (50, 0.0), (200, 0.0), timed(0.0017), timed(0.0019))
+    asked = Limits(p95_seconds=0.2)
+    assert judge(looks, asked).numbers["rule"] == "slower requests"
+    judgement = judge(looks, asked.model_copy(update={"margin_seconds": 0.002}))
+    assert judgement.verdict is Verdict.PASS
+
+
+def test_a_slowdown_beyond_the_margin_fails_and_the_reason_names_it() -> None:
+    looks = steady(150, (50, 0.0), (200, 0.0), timed(0.0017), timed(0.0034))
+    judgement = judge(looks, Limits(p95_seconds=0.2, margin_seconds=0.002))
+    assert (judgement.verdict, judgement.numbers["rule"]) == (Verdict.FAIL, "slower requests")
+    assert "slower by more than 2 ms: p95 0.0" in judgement.reason
+    assert judgement.numbers["margin_seconds"] == 0.002
+
+
+def test_a_margin_is_part_of_what_can_be_seen() -> None:
+    limits = Limits(margin_seconds=0.002)
+    seen = detectable(limits, weight_percent=20, error_rate=0.001, requests=5000)
+    assert re.search(r"a p95 up \d+ % and 2 ms$", seen.sentence)
 
 
 # --- before the rollout -----------------------------------------------------------------------

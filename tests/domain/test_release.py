@@ -11,6 +11,7 @@ from domain.journal import Outcome, releases
 from domain.release import (
     BuildRecord,
     Report,
+    limits_of,
     policy_for,
     refuse_repeat,
     routing_for,
@@ -137,6 +138,16 @@ def test_rolling_goes_in_one_step_when_the_public_paths_are_divided_anew() -> No
 
     assert steps(record(), record()) == steps(None, record()) == 4
     assert steps(record(), record(SPLIT)) == steps(record(SPLIT), record()) == 1
+
+
+def test_a_new_version_may_be_slower_by_a_hundredth_of_what_users_were_promised() -> None:
+    def margin(rest: str) -> float:
+        text = f"name: shop\nservices: {ONE}\nenvironments: {{test: {{}}}}\n{rest}"
+        return limits_of(parse(text)).margin_seconds
+
+    assert margin("objectives: {p95: 200ms}") == 0.002
+    assert margin("objectives: {p95: 200ms}\ncanary: {margin: 10ms}") == 0.01
+    assert margin("canary: {margin: 0s}") == 0
 
 
 def test_live_content_is_not_shipped_again_and_a_name_is_not_used_twice() -> None:

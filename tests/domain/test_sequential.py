@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain import power
+from domain.routing import LATENCY_BOUNDS_SECONDS
 from domain.sequential import (
     BLOCK_REQUESTS,
     QUANTILES,
@@ -130,13 +131,13 @@ def test_a_bet_on_a_sign_is_fair_whatever_came_before(z: float, before: list[flo
 
 
 def test_wealth_that_begins_in_equal_parts_begins_at_one() -> None:
-    for test in (Shares(), Rate(0.01), SlowShare(0.05), Slowness(3)):
+    for test in (Shares(), Rate(0.01), SlowShare(0.05), Slowness([1, 2, 3])):
         assert test.log_e[0] == 0.0 and test.log_peak[0] == 0.0
     assert log_mean(np.log(np.array([[1.0, 3.0]])))[0] == pytest.approx(math.log(2))
 
 
 def test_evidence_of_any_size_stays_a_number() -> None:
-    shares, slowness = Shares(), Slowness(2)
+    shares, slowness = Shares(), Slowness([1, 2])
     for _ in range(50):
         shares.add(column(10**6, 10**6, 0, 10**6))
         slowness.add(column(10**6, 10**6), np.array([[[10**6] * 2], [[0] * 2]]))
@@ -208,7 +209,7 @@ def chain(random: np.random.Generator, trials: int, count: int, phi: float) -> n
 def alarms(mine: np.ndarray, theirs: np.ndarray, looks: int) -> float:
     """Share of trials that ever alarm; the log-latencies are cut into ``looks``."""
     bounds = np.log(power.BUCKET_RATIO) / power.SPREAD * np.arange(-5.3, 6)
-    slowness = Slowness(len(bounds), len(mine))
+    slowness = Slowness(bounds.tolist(), len(mine))
     for a, b in zip(np.split(mine, looks, 1), np.split(theirs, looks, 1), strict=True):
         asked = np.stack([np.full(len(x), x.shape[1], dtype=np.int64) for x in (a, b)])
         slowness.add(asked, np.stack([(x[..., None] > bounds).sum(1) for x in (a, b)]))
@@ -241,6 +242,39 @@ def test_a_slower_tail_is_found_and_a_faster_one_is_not() -> None:
     slower = np.where(a > 0, a * 1.32, a)
     assert alarms(slower, b, looks) >= 0.95
     assert alarms(b, slower, looks) == 0.0
+
+
+BOUNDS = np.array(LATENCY_BOUNDS_SECONDS)
+
+
+def within_margin(slower_by: float, margin: float, trials: int = 400, looks: int = 120) -> float:
+    """Share of trials that ever alarm: 20 requests a look to the candidate, 80 to stable, with a
+    p95 of 4 ms, all of the candidate's slower by so much."""
+    random = np.random.default_rng(7)
+    slowness = Slowness(LATENCY_BOUNDS_SECONDS, trials, margin=margin)
+    for _ in range(looks):
+        seconds = [0.0018 * np.exp(random.standard_normal((trials, n)) * 0.5) for n in (20, 80)]
+        seconds[0] += slower_by
+        asked = np.stack([np.full(trials, n, dtype=np.int64) for n in (20, 80)])
+        slowness.add(asked, np.stack([(s[..., None] > BOUNDS).sum(1) for s in seconds]))
+    return float((slowness.log_peak >= ALARM).mean())
+
+
+def test_what_is_slower_by_less_than_the_margin_is_left_alone() -> None:
+    """A canary went back for half a millisecond on 4 ms, with an objective of 200 ms."""
+    assert within_margin(0.0005, 0) >= 0.95, "certainly slower"
+    assert within_margin(0.0005, 0.002) == 0
+    assert within_margin(0.002, 0.002) <= 0.01, "at the margin itself it is as fair a bet"
+    assert within_margin(0.005, 0.002) >= 0.95, "and beyond it one is found"
+
+
+def test_a_margin_that_reaches_beyond_the_last_bound_hides_nothing() -> None:
+    random, slowness = np.random.default_rng(8), Slowness([0.1, 0.2], margin=5.0)
+    for _ in range(100):
+        mine, theirs = (random.binomial(50, share, (1, 1)) for share in (0.3, 0.05))
+        asked = np.full((2, 1), 50, dtype=np.int64)
+        slowness.add(asked, np.stack([np.hstack([n, n]) for n in (mine, theirs)]))
+    assert slowness.log_peak[0] >= ALARM
 
 
 def test_quantiles_are_ascending_and_bets_are_on_more() -> None:
