@@ -15,6 +15,8 @@ from domain.drill import Fault
 from tasks import drill_backups
 from tasks.drill_world import World
 
+_DEADLOCKS = 10
+
 
 @task(name="inject fault", cache_policy=NO_CACHE)
 def inject(world: World) -> None:
@@ -65,7 +67,23 @@ def _migrate_badly(world: World) -> None:
             "WHERE schemaname NOT IN ('pg_catalog', 'information_schema', 'slipway')"
         ).fetchall()
         for (table,) in tables:
+            drop(connection, str(table))
+
+
+def drop(connection: psycopg.Connection, table: str) -> None:
+    """One that loses a deadlock against what clients do is made again, as migrations are: a drill
+    is not over because its fault was the victim.
+
+    Raises:
+        psycopg.errors.DeadlockDetected: it lost every time.
+    """
+    for left in reversed(range(_DEADLOCKS)):
+        try:
             connection.execute(f"DROP TABLE IF EXISTS {table} CASCADE".encode())
+            return
+        except psycopg.errors.DeadlockDetected:
+            if not left:
+                raise
 
 
 FAULTS = {
