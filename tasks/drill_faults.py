@@ -16,6 +16,7 @@ from tasks import drill_backups
 from tasks.drill_world import World
 
 _DEADLOCKS = 10
+"""So often in a row a statement may be the victim; each one takes the server a second to find."""
 
 
 @task(name="inject fault", cache_policy=NO_CACHE)

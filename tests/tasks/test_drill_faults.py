@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,7 +14,8 @@ class Contended:
     """A connection that loses so many deadlocks before a statement passes."""
 
     def __init__(self, losses: int) -> None:
-        self.losses, self.passed = losses, cast(list[bytes], [])
+        self.losses = losses
+        self.passed: list[bytes] = []
 
     def execute(self, statement: bytes) -> None:
         if self.losses:
