@@ -280,7 +280,7 @@ def _traefik_config(home: Home, ports: Mapping[str, int], side: Side) -> str:
         f'  file:\n    directory: "{home.traefik_dynamic(side)}"\n    watch: true\n'
         # Insecure means: no password, on the entry point `traefik`, which is on loopback.
         "api:\n  insecure: true\n  dashboard: true\n"
-        # A sixth less of a processor for each request, which 10,000 users beside it need.
+        # An eighth less of a processor for each request, which 10,000 users beside it need.
         "experimental:\n  fastProxy: {}\n"
         "ping:\n  entryPoint: traefik\n"
         "metrics:\n  prometheus:\n    entryPoint: traefik\n"
