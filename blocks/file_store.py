@@ -32,13 +32,15 @@ class FileStore:
         O_EXCL alone would leave an empty entry under the final name after a crash in between.
         """
         target = self._path(key)
-        self._link(self._written(target, content), target, key)
+        with self._written(target, content) as temporary:
+            self._link(temporary, target, key)
 
     def replace(self, key: str, content: bytes, *, expected: str | None = None) -> None:
         target = self._path(key)
         if expected is not None:
             self._require(key, expected)
-        self._written(target, content).replace(target)
+        with self._written(target, content) as temporary:
+            temporary.replace(target)
         _sync_directory(target.parent)
 
     def read(self, key: str) -> bytes | None:
@@ -124,22 +126,26 @@ class FileStore:
             temporary.unlink(missing_ok=True)
         _sync_directory(target.parent)
 
-    def _written(self, target: Path, content: bytes) -> Path:
-        """A synced temporary file beside ``target``."""
+    @contextmanager
+    def _written(self, target: Path, content: bytes) -> Iterator[Path]:
+        """A synced temporary file beside ``target``, gone afterwards, also when Ctrl-C comes in
+        the middle of it."""
         temporary = None
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=_HIDDEN, dir=target.parent)
-            temporary = Path(name)
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                handle, name = tempfile.mkstemp(prefix=_HIDDEN, dir=target.parent)
+                temporary = Path(name)
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise self._refused(target, error) from error
+            yield temporary
+        finally:
             if temporary:
                 temporary.unlink(missing_ok=True)
-            raise self._refused(target, error) from error
-        return temporary
 
     def _refused(self, target: Path, error: OSError) -> SlipwayError:
         tried = f"tried to write {target}: {(error.strerror or str(error)).lower()}"

@@ -88,6 +88,25 @@ def test_killed_before_its_name_is_given_an_object_is_not_there(tmp_path: Path, 
     assert store.list("a") == ("a/1",)
 
 
+@pytest.mark.parametrize("call", ["fsync", "link", "replace"])
+def test_interrupted_in_mid_write_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Ctrl-C in the fsync of a journal entry left its temporary file in the store for ever."""
+
+    def interrupted(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    store = FileStore(tmp_path)
+    monkeypatch.setattr(Path if call == "replace" else os, call, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        if call == "link":
+            store.create("a/1", b"content")
+        else:
+            store.replace("a/1", b"content")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == []
+
+
 @pytest.mark.parametrize(
     ("number", "kind", "code"),
     [
