@@ -85,7 +85,8 @@ def test_a_source_may_be_opened_again_and_has_the_kind_of_its_member(rich: str) 
             drain(stream)
             seen.append(stream.facts().inventory)
     # An archive's header has the second in which it was made.
-    assert seen[0].model_copy(update={"contents": seen[1].contents}) == seen[1]
+    first, second = ({**inventory, "contents": ""} for inventory in seen)
+    assert first == second and first["tables"]
 
 
 def test_t1_listing_an_archive_proves_nothing_and_the_reader_does(

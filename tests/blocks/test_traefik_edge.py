@@ -562,7 +562,7 @@ def routings(draw: st.DrawFn) -> Routing:
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(routings())
 def test_what_is_rendered_can_be_read_back(to: Routing) -> None:
     config, _ = render(to, "http://127.0.0.1:1")

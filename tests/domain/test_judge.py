@@ -458,7 +458,7 @@ limits_of = st.builds(
     error_rate=st.sampled_from([None, 0.001, 0.3]),
     p95_seconds=st.sampled_from([None, 0.1, 0.15]),
 )
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=60)
 
 
 @few

@@ -181,7 +181,7 @@ def test_a_row_that_comes_twice_or_not_at_all_changes_the_digest(
     )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(TABLES, st.one_of(st.none(), st.integers(1, 30)))
 def test_no_beginning_of_an_archive_is_an_archive(
     tables: list[list[bytes]], chunks: int | None

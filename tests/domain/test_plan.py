@@ -129,7 +129,7 @@ def carry_out(
     raise AssertionError("the release did not end")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     strategy=st.sampled_from(Strategy),
     replicas=st.integers(1, 6),
@@ -158,7 +158,7 @@ def test_the_counts_of_a_plan_are_those_of_the_journal_afterwards(
     assert counts_done(entries) == plan.counts
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(replicas=st.integers(1, 5), services=st.integers(1, 3), kept=st.booleans())
 def test_a_rollback_plan_moves_everything_once(replicas: int, services: int, kept: bool) -> None:
     app = application(replicas, services)

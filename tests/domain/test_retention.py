@@ -107,7 +107,7 @@ def save(world: World, fate: str, now: datetime) -> None:
         world.points[made.point] = replace(made, stored_at=now)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(HISTORIES, st.data())
 def test_promises_hold_night_after_night(history: list[str], data: st.DataObject) -> None:
     world, policy = World({}), Policy(retention=DAY * 10, grace=DAY * 2)
@@ -138,7 +138,7 @@ def test_promises_hold_night_after_night(history: list[str], data: st.DataObject
         assert all(world.points[p].state is not CopyState.TOMBSTONED for p in held)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(FATES, max_size=40), st.integers(0, 60), st.integers(1, 5))
 def test_the_second_opinion_never_objects_to_a_plan(
     history: list[str], later: int, keep: int

@@ -242,7 +242,7 @@ def worlds(draw: st.DrawFn) -> World:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(worlds(), st.lists(st.integers(0, 40), max_size=6))
 def test_every_history_ends_with_one_version_and_no_half_moved_traffic(
     world: World, crashes: list[int]
@@ -262,7 +262,7 @@ def test_every_history_ends_with_one_version_and_no_half_moved_traffic(
         assert old <= set(world.groups)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(worlds(), st.integers(0, 30))
 def test_nothing_but_a_pass_advances(world: World, at: int) -> None:
     world.verdicts = [v for v in Verdict if v is not Verdict.PASS] * 100
@@ -270,7 +270,7 @@ def test_nothing_but_a_pass_advances(world: World, at: int) -> None:
     assert end.outcome is not Outcome.PROMOTED
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(worlds(), st.integers(0, 25))
 def test_a_person_can_stop_it_at_any_turn(world: World, turn: int) -> None:
     world.stable_verdict = Verdict.PASS

@@ -324,7 +324,7 @@ def test_nothing_is_promised_of_a_handful_of_requests() -> None:
 
 
 @given(st.floats(50, 1e6), st.floats(50, 1e6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_more_requests_never_see_less(few: float, more: float) -> None:
     few, more = sorted((few, more))
     first, second = (power.p95_ratio(n, n, ALARM) for n in (few, more))

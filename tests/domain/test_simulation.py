@@ -93,7 +93,7 @@ def test_a_copy_of_requests_comes_before_users() -> None:
     assert story.errors == 0, "users met a version that its copies had shown to be bad"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     errors=st.sampled_from([0.0, 0.001, 0.02, 0.3]),
     rate=st.sampled_from([0.0, 2.0, 80.0]),
