@@ -152,6 +152,7 @@ class StepFigures(_Model):
     kind: str
     load: int
     attempt: int
+    trial: int = 1
     verdict: Verdict
     reason: str
     per_second: float
@@ -163,6 +164,7 @@ class LimitFigures(_Model):
 
     Attributes:
         held: the most users that are known to hold, confirmed for longer.
+        passed: the most users that passed below all that failed.
         bottleneck, scalability, replicas: sentences; each says so when it cannot be known.
     """
 
@@ -171,6 +173,7 @@ class LimitFigures(_Model):
     low: float | None
     high: float | None
     held: int | None
+    passed: int | None = None
     most: int
     steps: tuple[StepFigures, ...]
     bottleneck: str = ""

@@ -62,7 +62,7 @@ def test_with_five_percent_noise_it_is_found_within_seven_and_the_interval_holds
     errors.sort()
     assert held >= 475
     assert errors[25] > -0.085 and errors[-25] < 0.085
-    assert steps / 500 < 16
+    assert steps / 500 < 20
 
 
 def test_a_hold_that_fails_takes_back_what_passed_above_it() -> None:
@@ -107,6 +107,62 @@ def test_a_step_that_is_sound_at_the_second_attempt_goes_on() -> None:
     assert answer.interval is not None and 777 in answer.interval
 
 
+def test_one_bad_half_minute_is_no_limit() -> None:
+    """By hand more had held, and one step that failed at 15,322 ended the search at 14,672."""
+    calm, missed = server(15_900), []
+
+    def judge(step: Step) -> Verdict:
+        if step.kind is StepKind.BISECT and 15_000 < step.load < 16_000 and not missed:
+            missed.append(step)
+            return Verdict.FAIL
+        return calm(step)
+
+    search, answer = ended(Search(8000, 20_000, noise=0.0), judge)
+    assert answer.passed == 15_322
+    tries = [o for o in search.outcomes if o.step.load == missed[0].load]
+    assert [o.verdict for o in tries] == [Verdict.FAIL, Verdict.PASS, Verdict.PASS]
+    assert [o.step.trial for o in tries] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "verdicts", [[Verdict.FAIL, Verdict.FAIL], [Verdict.FAIL, Verdict.PASS, Verdict.FAIL]]
+)
+def test_a_load_that_fails_twice_has_failed(verdicts: list[Verdict]) -> None:
+    search = Search(100, 20_000).after(Verdict.PASS)
+    for trial, verdict in enumerate(verdicts, 1):
+        assert search.next == Step(StepKind.GROW, 200, trial=trial)
+        search = search.after(verdict)
+    assert search.next == Step(StepKind.BISECT, 141)
+
+
+def test_what_was_not_sound_counts_for_neither_side() -> None:
+    search = Search(100, 20_000).after(Verdict.FAIL)
+    assert search.next == Step(StepKind.GROW, 100, attempt=1, trial=2)
+    search = search.after(Verdict.ERROR)
+    assert search.next == Step(StepKind.GROW, 100, attempt=2, trial=2)
+    search = search.after(Verdict.FAIL)
+    assert search.next == Step(StepKind.GROW, 50)
+
+
+def test_a_disturbance_in_one_step_of_ten_seldom_moves_the_limit() -> None:
+    """Believed at once, such failures lower the answer by more than 5 % in most searches."""
+
+    def lowered(failures: int) -> int:
+        random, found = Random("disturbed"), 0
+        for _ in range(300):
+            limit = random.uniform(150, 9000)
+            still = server(limit)
+
+            def judge(step: Step, still: Callable[[Step], Verdict] = still) -> Verdict:
+                return Verdict.FAIL if random.random() < 0.1 else still(step)
+
+            _, answer = ended(Search(100, 20_000, failures=failures, holds=9), judge)
+            found += (answer.passed or 0) < limit * 0.95
+        return found
+
+    assert lowered(2) < 60 < 150 < lowered(1)
+
+
 def test_what_holds_the_most_that_may_be_run_has_its_limit_above() -> None:
     search, answer = ended(Search(100, 15_000), server(1e9))
     assert max(o.step.load for o in search.outcomes) == 15_000
@@ -146,7 +202,7 @@ def test_it_ends_whatever_is_seen_and_never_asks_for_too_much(
 @pytest.mark.parametrize(
     "wrong",
     [{"start": 0}, {"start": 30_000}, {"growth": 1.0}, {"ratio": 0.0}, {"hold_share": 1.0},
-     {"noise": -0.1}, {"repeats": -1}, {"holds": 0}],
+     {"noise": -0.1}, {"repeats": -1}, {"holds": 0}, {"failures": 0}],
 )  # fmt: skip
 def test_a_search_that_is_none_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError):
