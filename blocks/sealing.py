@@ -11,7 +11,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -111,6 +111,15 @@ def identity(secret: str, name: str) -> pyrage.x25519.Identity:
             f"the key {name!r} is not a private age key",
             help="store the line that starts with AGE-SECRET-KEY-1",
         ) from None
+
+
+def identities(secrets: Mapping[str, object], names: Iterable[str]) -> list[pyrage.x25519.Identity]:
+    """The private keys of those names, as far as ``secrets`` holds them.
+
+    Raises:
+        UsageError: SLP141, one of them is no key.
+    """
+    return [identity(str(secrets[name]), name) for name in names if name in secrets]
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from psycopg import sql
 
 from blocks.divergence import Unshipped, unshipped
 from blocks.drill_clients import ClientsPlan, DrillClients
 from blocks.fence import Fence
 from blocks.postgres_programs import Login
 from blocks.records import Records
-from blocks.replication import Replication
 from domain.errors import AwaitingApproval, Failed, NeedsPerson, SlipwayError, UsageError
 from domain.failover import (
     Achieved,
@@ -36,7 +36,7 @@ from tasks.recovery_copies import candidates, choose, restore_copy
 from tasks.releasing import run_id
 from tasks.restoring import first_whole
 from tasks.sides import Side, replicas_for
-from tasks.standing_by import Pair, set_aside
+from tasks.standing_by import Pair, forget_follower, set_aside
 
 _FIRST_SECONDS = 120.0
 _SETTLE_SECONDS = 1.0
@@ -349,26 +349,17 @@ def reverse(pair: Pair, plan: MovePlan) -> list[str]:
     source, target = pair.side(plan.source), pair.side(plan.target)
     if plan.resumes:
         return []
-    if follows(pair, source, target):
-        pair.replication(source, target).await_copied(3600)
-        Fence(target.admin_url).arm()
-        return [f"{target.name} follows {source.name} since before"]
-    old = pair.replication(target, source)
-    kept = set_aside(target)
-    target.platform.database.ensure(Login(target.admin_url).database)
+    told = [f"{target.name} follows {source.name}"]
     replication = pair.replication(source, target)
-    replication.forget_at_primary()
-    replication.begin()
+    if not follows(pair, source, target):
+        if kept := set_aside(target):
+            told.append(f"what {target.name} held before is kept as database {kept}")
+        target.platform.database.ensure(Login(target.admin_url).database)
+        replication.forget_at_primary()
+        replication.begin()
     replication.await_copied(3600)
     Fence(target.admin_url).arm()
-    told = [f"{target.name} was copied from {source.name} and follows it"]
-    if kept:
-        told.append(f"what {target.name} held before is kept as database {kept}")
-    try:
-        forget_slot(target, old.name)
-    except SlipwayError as error:
-        told.append(f"the old slot {old.name} could not be removed: {error.cause}")
-    return told
+    return told + forget_follower(pair, target, source)
 
 
 def follows(pair: Pair, source: Side, target: Side) -> bool:
@@ -378,29 +369,23 @@ def follows(pair: Pair, source: Side, target: Side) -> bool:
 
 
 def holds_nothing(side: Side) -> bool:
-    """Whether a side has no database, or an empty one: what there was is set aside."""
+    """Whether a side has no database, or one without a row: what there was is set aside.
+
+    A run that dies while it copies the schema leaves tables behind, and nothing in them.
+    """
     if Login(side.admin_url).database not in side.platform.database.databases():
         return True
     with side.fence.connection() as connection:
-        row = connection.execute(
-            "SELECT count(*) FROM pg_tables WHERE schemaname NOT IN "
+        tables = connection.execute(
+            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN "
             "('pg_catalog', 'information_schema', 'slipway')"
-        ).fetchone()
-    return row is not None and row[0] == 0
-
-
-def forget_slot(side: Side, name: str) -> None:
-    """Remove the slot of a standby that is gone, which would keep the log for ever; it belongs to
-    a database that was set aside, by this run or by one that died."""
-    server = side.platform.database
-    login = Login(server.admin_url("postgres"))
-    with login.connect() as connection:
-        row = connection.execute(
-            "SELECT database FROM pg_replication_slots WHERE slot_name = %s", [name]
-        ).fetchone()
-    if row is not None:
-        url = server.admin_url(str(row[0]))
-        Replication(url, url, url, name).forget_at_primary()
+        ).fetchall()
+        return not any(
+            connection.execute(
+                sql.SQL("SELECT 1 FROM {} LIMIT 1").format(sql.Identifier(*map(str, table)))
+            ).fetchone()
+            for table in tables
+        )
 
 
 @task(name="clear away", cache_policy=NO_CACHE)

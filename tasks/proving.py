@@ -153,11 +153,7 @@ class Climb:
     ) -> None:
         self._platform, self._vault, self._manifest = platform, vault, manifest
         secrets = platform.backup_keys.get_secret_value()
-        self._keys = [
-            sealing.identity(str(secrets[name]), name)
-            for name in manifest.recipients
-            if name in secrets
-        ]
+        self._keys = sealing.identities(secrets, manifest.recipients)
         self._rungs: list[RungResult] = []
         self._twins = twins
         self._restored: float | None = None

@@ -26,7 +26,7 @@ def restore_copy(platform: Platform, chosen: Chosen, url: str) -> float:
         raise Failed("SLP148", f"point {manifest.sequence} holds no database",
                      help="see `slipway backups APP` for what each point holds")  # fmt: skip
     secrets = platform.backup_keys.get_secret_value()
-    keys = [sealing.identity(str(s), n) for n, s in secrets.items() if n in manifest.recipients]
+    keys = sealing.identities(secrets, manifest.recipients)
     expected = recorded_inventory(member, f"{chosen.vault.location}: point {manifest.sequence}")
     began = time.monotonic()
     with chosen.vault.plain(member, keys) as plain:

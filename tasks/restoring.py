@@ -114,7 +114,7 @@ def restore_objects(platform: Platform, chosen: Chosen, to: str) -> list[str]:
                      help="see `slipway backups APP` for what each point holds")  # fmt: skip
     target = platform.object_store(to)
     secrets = platform.backup_keys.get_secret_value()
-    keys = [sealing.identity(str(s), n) for n, s in secrets.items() if n in manifest.recipients]
+    keys = sealing.identities(secrets, manifest.recipients)
     pool = Pool(chosen.vault)
     with chosen.vault.plain(member, keys) as index:
         done = objects_dump.restore(index, lambda sha256: pool.fetch(sha256, keys), target)
@@ -217,7 +217,7 @@ def restore_database(
                      help="see `slipway backups APP` for what each point holds")  # fmt: skip
     url, admin = target_url(platform, to)
     secrets = platform.backup_keys.get_secret_value()
-    keys = [sealing.identity(str(s), n) for n, s in secrets.items() if n in manifest.recipients]
+    keys = sealing.identities(secrets, manifest.recipients)
     expected = recorded_inventory(member, f"{chosen.vault.location}: point {manifest.sequence}")
     with chosen.vault.plain(member, keys) as plain:
         restored = restore(plain, url, expected=expected, owners=False, replace=replace,

@@ -321,7 +321,7 @@ def _index_before(platform: Platform, vault: Vault) -> Open | None:
         member = manifest.member(MemberKind.OBJECTS) if manifest else None
         if copy.state is not CopyState.COMPLETE or manifest is None or member is None:
             continue
-        keys = [sealing.identity(str(s), n) for n, s in secrets.items() if n in manifest.recipients]
+        keys = sealing.identities(secrets, manifest.recipients)
         if keys:
             return partial(vault.plain, member, keys)
     return None

@@ -17,7 +17,7 @@ from blocks.postgres import database_name
 from blocks.postgres_programs import Login
 from blocks.replication import Replication, forget_subscriptions
 from domain.application import Recovery
-from domain.errors import Failed
+from domain.errors import Failed, SlipwayError
 from domain.failover import Epoch, Tier
 from domain.protection import Protection
 from domain.release import BuildRecord
@@ -230,7 +230,8 @@ def follow(pair: Pair) -> str:
     replication = pair.replication(source, target)
     if replication.is_set_up() and not (drift := schema_drift(source, target)):
         replication.await_copied(_COPY_SECONDS)
-        return f"{target.name} follows {source.name}"
+        return "; ".join([f"{target.name} follows {source.name}",
+                          *forget_follower(pair, target, source)])  # fmt: skip
     why = f": the schema differs ({', '.join(drift[:3])})" if replication.is_set_up() else ""
     get_run_logger().info("the standby's database is made anew%s", why)
     if replication.is_set_up():
@@ -243,7 +244,29 @@ def follow(pair: Pair) -> str:
     replication.begin()
     replication.await_copied(_COPY_SECONDS)
     Fence(target.admin_url).arm()
-    return f"{target.name} was copied from {source.name} and follows it"
+    return "; ".join([f"{target.name} was copied from {source.name} and follows it",
+                      *forget_follower(pair, target, source)])  # fmt: skip
+
+
+def forget_follower(pair: Pair, target: Side, source: Side) -> list[str]:
+    """Once the target follows the source: remove the slot through which it was followed before.
+
+    It belongs to a database that was set aside, by this run or by one that died, and would keep
+    that server's log for ever. Returns a sentence when it could not be removed.
+    """
+    name = pair.replication(target, source).name
+    server = target.platform.database
+    try:
+        with Login(server.admin_url("postgres")).connect() as connection:
+            row = connection.execute(
+                "SELECT database FROM pg_replication_slots WHERE slot_name = %s", [name]
+            ).fetchone()
+        if row is not None:
+            url = server.admin_url(str(row[0]))
+            Replication(url, url, url, name).forget_at_primary()
+    except SlipwayError as error:
+        return [f"the old slot {name} could not be removed: {error.cause}"]
+    return []
 
 
 def set_aside(side: Side) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from prefect.client.orchestration import get_client
 
 from blocks import drill_processes
 from blocks.platform import Platform, load_platform
@@ -496,13 +497,13 @@ def test_a_failover_that_is_killed_at_any_step_is_finished_by_the_next_run(
     drill_processes.freeze(frozen)
     try:
         for step in (
-            ("blocks.epochs", "Epochs", "claim"),
-            ("blocks.replication", "Replication", "promote"),
-            ("blocks.fence", "Fence", "open"),
+            "blocks.epochs:Epochs.claim",
+            "blocks.replication:Replication.promote",
+            "blocks.fence:Fence.open",
         ):
-            killed_after(world, own, step, plan)
+            killed_after(world, own, "failover", step, plan)
             assert not pair.names_lead_to(pair.away), step
-            if step[2] == "claim":  # its keeper sees an epoch of its own, and must not begin
+            if step.endswith("claim"):  # its keeper sees an epoch of its own, and must not begin
                 assert_stays_closed(pair.away)
             refused = run(world, standby, own)
             assert refused.error is not None and refused.error["code"] == "SLP205", step
@@ -520,6 +521,57 @@ def test_a_failover_that_is_killed_at_any_step_is_finished_by_the_next_run(
     assert ask(world, own, "/write/late", method="POST") == 503
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_failback_that_is_killed_at_any_step_is_finished_by_the_next_run(
+    world: World, own: App
+) -> None:
+    assert run(world, standby, own).outcome is RecoveryOutcome.PASSED
+    assert ask(world, own, "/write/one", method="POST") == 201
+    plan = approved(world, own, failover, "ann", "bob", planned=True)
+    moved = run(world, failover, own, plan=plan, apply=True, planned=True)
+    assert moved.outcome is RecoveryOutcome.PASSED, moved.reason
+    assert ask(world, own, "/write/two", "edge_web_gcp", "POST") == 201
+    pair = the_pair(own)
+    back = approved(world, own, failback, "ann", "bob")
+    for step in (
+        "tasks.moving:set_aside",
+        "blocks.replication:Replication.copy_schema",
+        "blocks.replication:Replication.begin",
+        "blocks.epochs:Epochs.claim",
+        "blocks.fence:Fence.close",
+        "blocks.replication:Replication.promote",
+    ):
+        killed_after(world, own, "failback", step, back)
+        free_the_slot_of_the_dead(own)
+        assert not pair.names_lead_to(pair.home), step
+        assert ask(world, own, "/read/two", "edge_web_gcp") == 200, step
+    returned = run(world, failback, own, plan=back, apply=True)
+    assert returned.outcome is RecoveryOutcome.PASSED, returned.reason
+    assert [e.side for e in pair.epochs.every()] == ["aws", "gcp", "aws"]  # claimed once
+    assert ask(world, own, "/read/two") == 200
+    assert ask(world, own, "/write/three", method="POST") == 201
+    assert slots(pair.home) == []  # of the standby that was; it would keep the log for ever
+    assert run(world, standby, own).outcome is RecoveryOutcome.PASSED
+    assert slots(pair.away) == [] and len(slots(pair.home)) == 1
+
+
+def free_the_slot_of_the_dead(app: App) -> None:
+    """Its lease runs out after a minute; six of them would be a long test."""
+    with get_client(sync_client=True) as client:
+        client.delete_global_concurrency_limit_by_name(f"slipway-{app.name}-{PRODUCTION}")
+
+
+def slots(side: Side) -> list[str]:
+    """The replication slots of an application, whatever its databases are called now."""
+    with side.fence.connection() as connection:
+        rows = connection.execute(
+            "SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE %s",
+            [f"slipway_{side.record.application.name.replace('-', '_')}_%"],
+        ).fetchall()
+    return [str(name) for (name,) in rows]
+
+
 def assert_stays_closed(side: Side) -> None:
     """For three leases."""
     until = time.monotonic() + 4.5
@@ -528,13 +580,13 @@ def assert_stays_closed(side: Side) -> None:
         time.sleep(0.1)
 
 
-def killed_after(world: World, app: App, step: tuple[str, str, str], plan: str) -> None:
-    """A failover whose process dies at the moment when that step has been done."""
-    module, owner, name = step
+def killed_after(world: World, app: App, flow: str, step: str, plan: str) -> None:
+    """A flow whose process dies at the moment when that step has been done."""
+    owner, _, name = step.replace(":", ".").rpartition(".")
     code = f"""
-import importlib, os, signal
-from flows.failover import failover
-owner = getattr(importlib.import_module({module!r}), {owner!r})
+import os, pkgutil, signal
+from flows.{flow} import {flow}
+owner = pkgutil.resolve_name({owner!r})
 original = getattr(owner, {name!r})
 
 def act(*given, **named):
@@ -542,7 +594,7 @@ def act(*given, **named):
     os.kill(os.getpid(), signal.SIGKILL)
 
 setattr(owner, {name!r}, act)
-failover({PRODUCTION!r}, {app.name!r}, plan={plan!r}, apply=True)
+{flow}({PRODUCTION!r}, {app.name!r}, plan={plan!r}, apply=True)
 """
     environ = {**os.environ, "PREFECT_API_URL": world.addresses["prefect_api"],
                "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false"}  # fmt: skip
