@@ -87,7 +87,8 @@ class Search:
 
     Attributes:
         start: load of the first step (users, or arrivals a second).
-        most: the greatest load that may be run: what the generator was calibrated for.
+        most: the greatest load that may be run: what the generator can do. May be raised while
+            the search goes on, as its steps show what that is.
         growth: factor between steps until one fails.
         ratio: how near the two ends must be, 0.05 for 5 %.
         noise: relative spread of the limit from run to run, as measured by repeating one. It

@@ -195,6 +195,13 @@ class Run:
             if phase.judged:
                 yield phase.name, begin, end
 
+    def cost_seconds(self) -> float | None:
+        """CPU of the generator for one thing that a user does; None when nothing was done."""
+        seconds = [second for _, begin, end in self.judged() for second in self.within(begin, end)]
+        things = sum(second.lag.count for second in seconds)
+        cpu = sum(sum(second.cpu.values()) for second in seconds)
+        return max(cpu, 1e-6) / things if things else None
+
     def names(self) -> list[str]:
         """Endpoints, those with the most requests first."""
         counts: Counter[str] = Counter()

@@ -80,7 +80,7 @@ def find_limit(
                               judged.reason)  # fmt: skip
         if judged.sound:
             sound.append((step, run))
-        search = search.after(*_weighed(judged))
+        search = _reaching(search.after(*_weighed(judged)), plan, run, judged)
     answer = search.answer
     assert answer is not None
     interval = answer.interval
@@ -91,13 +91,25 @@ def find_limit(
         high=interval and round(interval.high),
         held=answer.held,
         passed=answer.passed,
-        most=most,
+        most=search.most,
         steps=tuple(steps),
         bottleneck=_bottleneck(sound),
         scalability=_scalability(sound),
         replicas=_replicas(sound, interval, plan, record, environment, objectives),
     )
     return found, run, judged
+
+
+def _reaching(search: Search, plan: LoadPlan, run: Run, judged: LoadVerdict) -> Search:
+    """The search, which may go as far as a step that was measured right has shown.
+
+    Few requests cost a generator more each than many, so that calibration, which is short, names
+    too low a ceiling: 13,600 users on a machine whose generator then needed half of that for each.
+    """
+    cost = run.cost_seconds() if judged.sound else None
+    if cost is None:
+        return search
+    return replace(search, most=max(search.most, most_users(plan, plan.workers / cost)))
 
 
 def _weighed(judged: LoadVerdict) -> tuple[Verdict, str]:

@@ -377,20 +377,18 @@ def calibrate(plan: LoadPlan, folder: Path) -> float:
     """
     small = replace(plan, profile=calibration_of(plan.profile), most_in_flight=500)
     run = LocalWorkers(folder).run(small, lambda run, at: None)
-    seconds = [second for _, begin, end in run.judged() for second in run.within(begin, end)]
-    cpu = sum(sum(second.cpu.values()) for second in seconds)
-    things = sum(second.lag.count for second in seconds)
-    if not things or run.lost:
+    cost = run.cost_seconds()
+    if cost is None or run.lost:
         raise Failed(
             "SLP181",
             f"calibration sent nothing: {run.stopped or 'no user did anything'}",
             help="read the log of the worker",
             where=str(folder),
         )
-    ceiling = check_ceiling(plan.profile, max(cpu, 1e-6) / things, plan.workers)
+    ceiling = check_ceiling(plan.profile, cost, plan.workers)
     get_run_logger().info(
         "calibration: %.2f ms of CPU for each thing a user does, so at most %.0f a second; "
-        "the profile wants %.0f", 1000 * cpu / things, ceiling, plan.profile.expected_rate(),
+        "the profile wants %.0f", 1000 * cost, ceiling, plan.profile.expected_rate(),
     )  # fmt: skip
     return ceiling
 

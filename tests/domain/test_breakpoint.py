@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -168,6 +169,13 @@ def test_what_holds_the_most_that_may_be_run_has_its_limit_above() -> None:
     assert max(o.step.load for o in search.outcomes) == 15_000
     assert (answer.verdict, answer.interval, answer.held) == (Verdict.TOO_FEW, None, 15_000)
     assert "the limit is above" in answer.reason
+
+
+def test_a_search_that_may_reach_further_goes_on() -> None:
+    search, _ = ended(Search(100, 1000, noise=0.0), server(1777))
+    search, answer = ended(replace(search, most=15_000), server(1777))
+    assert [o.step.load for o in search.outcomes].count(1000) == 1
+    assert answer.interval is not None and 1777 in answer.interval
 
 
 def test_what_fails_at_one_fails() -> None:
