@@ -1,10 +1,12 @@
-"""The processes of a drill, found by a mark that they inherit: their parent may be dead."""
+"""The processes of a drill, found by a mark that they inherit or by where they work: their parent
+may be dead."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
 
@@ -13,14 +15,32 @@ MARKER = "SLIPWAY_DRILL"
 _GONE_SECONDS = 10.0
 
 
-def marked(drill: str) -> list[psutil.Process]:
-    """Every living process of a drill but ourselves."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(MARKER) == drill and _lives(process):
-                found.append(process)
-    return [process for process in found if process.pid != psutil.Process().pid]
+def of_drill(drill: str, folder: str) -> list[psutil.Process]:
+    """Every living process of a drill but ourselves: by its mark, or since it works in ``folder``.
+
+    PostgreSQL writes the titles of its children over their environment, so the mark is not seen
+    there. They mostly end with their parent; frozen ones did not, and nobody saw them.
+    """
+    ours = psutil.Process().pid
+    return [
+        process
+        for process in psutil.process_iter()
+        if process.pid != ours
+        and (_marked(process, drill) or _works_in(process, folder))
+        and _lives(process)
+    ]
+
+
+def _marked(process: psutil.Process, drill: str) -> bool:
+    with contextlib.suppress(psutil.Error, OSError):
+        return bool(process.environ().get(MARKER) == drill)
+    return False
+
+
+def _works_in(process: psutil.Process, folder: str) -> bool:
+    with contextlib.suppress(psutil.Error, OSError):
+        return Path(process.cwd()).is_relative_to(folder)
+    return False
 
 
 def family(pid: int) -> list[psutil.Process]:

@@ -63,7 +63,10 @@ def _removals(
                 f"{application}/{environment}-{p.side}"
             ),
         )
-    yield "processes", lambda: drill_processes.kill(drill_processes.marked(record.id))
+    yield (
+        "processes",
+        lambda: drill_processes.kill(drill_processes.of_drill(record.id, record.folder)),
+    )
     yield "the twin's server", lambda: disposable_postgres.remove_all(Path(record.folder))
     yield "the standby's database", lambda: _drop(standby, record)
     yield "the name", lambda: standby.name_service().remove(record.host)
@@ -119,7 +122,7 @@ def _looks(
                 [environment] if p.edge.read(application, environment) else []
             ),
         )
-    yield "processes", lambda: [p.pid for p in drill_processes.marked(record.id)]
+    yield "processes", lambda: [p.pid for p in drill_processes.of_drill(record.id, record.folder)]
     yield "the twin's server", lambda: [record.folder] if Path(record.folder).exists() else []
     yield (
         "the standby's database",

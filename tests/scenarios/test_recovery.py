@@ -288,7 +288,7 @@ def test_a_drill_that_is_killed_leaves_nothing_that_the_reaper_does_not_find(
     assert ended.is_completed(), ended.message
     pair = [load_platform(name) for name in record.platforms]
     assert leftovers(pair[0], pair[1], record) == []
-    assert drill_processes.marked(record.id) == []
+    assert drill_processes.of_drill(record.id, record.folder) == []
     assert open_drills(world) == []
     assert world.get(ledger.name, "/healthz") == ""
 
