@@ -47,18 +47,18 @@ def test_work_in_the_folder_is_enough_and_a_folder_that_begins_alike_is_not(
         assert drill_processes.of_drill("one", str(tmp_path / "drill-1")) == [one]
 
 
-def test_the_frozen_sessions_of_a_server_whose_parent_was_killed_are_found_and_end(
-    tmp_path: Path,
-) -> None:
+def test_the_frozen_sessions_of_a_server_whose_parent_was_killed_are_found_and_end() -> None:
     """Two of 200 drills left such: a frozen session does not notice that its server is dead."""
-    with DisposableServer(folder=tmp_path, environ={drill_processes.MARKER: "one"}) as server:
-        with psycopg.connect(server.url) as connection:
-            session = psutil.Process(connection.info.backend_pid)
-            parent = psutil.Process(server.pid)
-            drill_processes.freeze(drill_processes.family(parent.pid))
-            drill_processes.kill([parent])
-            assert session.status() == psutil.STATUS_STOPPED
-            found = drill_processes.of_drill("one", str(tmp_path))
-            assert session in found
-            drill_processes.kill(found)
-            assert drill_processes.of_drill("one", str(tmp_path)) == []
+    with (
+        DisposableServer(environ={drill_processes.MARKER: "one"}) as server,
+        psycopg.connect(server.url) as connection,
+    ):
+        session = psutil.Process(connection.info.backend_pid)
+        parent = psutil.Process(server.pid)
+        drill_processes.freeze(drill_processes.family(parent.pid))
+        drill_processes.kill([parent])
+        assert session.status() == psutil.STATUS_STOPPED
+        found = drill_processes.of_drill("one", str(server.folder))
+        assert session in found
+        drill_processes.kill(found)
+        assert drill_processes.of_drill("one", str(server.folder)) == []
