@@ -229,6 +229,7 @@ class _Conversation:
     def _listen(self, worker: _Worker) -> None:
         assert worker.process.stdout is not None
         for line in worker.process.stdout:
+            worker.heard = time.monotonic()  # now: what waits in the queue is not silence
             self._lines.put((worker, line))
         self._lines.put((worker, b""))
 
@@ -246,7 +247,6 @@ class _Conversation:
 
     def _hear(self, worker: _Worker, line: bytes) -> None:
         now = time.monotonic() - self._start
-        worker.heard = time.monotonic()
         if worker.done:
             return
         if not line:

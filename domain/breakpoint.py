@@ -3,7 +3,9 @@
 Steps grow geometrically until one fails, then the gap between the greatest that passed and the
 least that failed is halved on the logarithm: a hundredfold range is known to 2 % after about
 twenty steps. A longer hold below the answer confirms it. A step is judged like any load test, so
-one that was not sound is repeated, and never taken for a limit of the server.
+one that was not sound is repeated, and never taken for a limit of the server. A load that stays
+unsound bounds what can be measured here: the search goes on below it, where it once ended with
+8,000 users that had passed because 16,000 could not be measured.
 
 A disturbance makes a step worse and hardly ever better, and the least failure bounds the search for
 good. So a pass is believed at once, a failure only when the same load fails again: one bad half
@@ -63,8 +65,8 @@ class Answer:
 
     Attributes:
         verdict: ``pass`` when a limit was found and confirmed, ``too_few`` when even the greatest
-            load that may be run passed, ``fail`` when even the least did not, ``error`` when steps
-            stayed unsound or contradicted one another.
+            load that may be run, or can be measured, passed, ``fail`` when even the least did not,
+            ``error`` when nothing that was sound is left or steps contradicted one another.
         interval: where the limit lies; None when it was not bounded from both sides.
         held: the greatest load that is known to hold, by the hold if there was one; None: none.
         passed: the greatest load that passed below all that failed; None: none.
@@ -156,13 +158,15 @@ class Search:
     def _again(self, last: Outcome) -> Step | Answer:
         if last.step.attempt <= self.repeats:
             return replace(last.step, attempt=last.step.attempt + 1)
+        if last.step.kind is not StepKind.HOLD and self._passed is not None:
+            return self._bracketed()
         tried = f"the step of {last.step.load} was not sound in {last.step.attempt} attempts"
         why = f"{tried}: {last.reason or last.verdict}"
         return Answer(Verdict.ERROR, None, self._passed, why, self._passed)
 
     def _bracketed(self) -> Step | Answer:
         """Grow, shrink or halve; hold when the two ends are near."""
-        low, high = self._passed, self._failed
+        low, high = self._passed, self._too_much
         if high is None:
             if low is None:
                 return Step(StepKind.GROW, self.start)
@@ -176,6 +180,8 @@ class Search:
         middle = round(math.sqrt(low * high))
         if high / low > 1 + self.ratio and low < middle < high:
             return Step(StepKind.BISECT, middle)
+        if high != self._failed:
+            return self._out_of_sight(low, high)
         return Step(StepKind.HOLD, max(1, round(low * self.hold_share)))
 
     @cached_property
@@ -210,6 +216,23 @@ class Search:
         return min(self._loads(Verdict.FAIL), default=None)
 
     @property
+    def _unsound(self) -> Outcome | None:
+        """The least load that could not be measured, as it was last seen."""
+        given_up = [
+            outcome
+            for outcome in self.outcomes
+            if outcome.verdict not in (Verdict.PASS, Verdict.FAIL)
+            and outcome.step.attempt > self.repeats
+        ]
+        return min(given_up, key=lambda outcome: outcome.step.load, default=None)
+
+    @property
+    def _too_much(self) -> int | None:
+        """The least load that failed, or could not be measured."""
+        unsound = self._unsound and self._unsound.step.load
+        return min((load for load in (self._failed, unsound) if load is not None), default=None)
+
+    @property
     def _passed(self) -> int | None:
         """The greatest load that passed below all that failed: a longer hold that fails below it
         takes back a pass."""
@@ -218,6 +241,15 @@ class Search:
 
     def _beyond(self, low: int) -> Answer:
         why = f"{low} passed, and more than {self.most} may not be run: the limit is above"
+        return Answer(Verdict.TOO_FEW, None, low, why, low)
+
+    def _out_of_sight(self, low: int, high: int) -> Answer:
+        seen = self._unsound
+        assert seen is not None  # it is what ``high`` is
+        why = (
+            f"{low} passed, and {high} could not be measured in {seen.step.attempt} attempts: the "
+            f"limit is above {low}. {seen.reason or seen.verdict}"
+        )
         return Answer(Verdict.TOO_FEW, None, low, why, low)
 
     def _found(self, held: int) -> Answer:

@@ -128,6 +128,8 @@ class Generator(_Model):
     Attributes:
         cost_ms: CPU milliseconds of the generator for one request.
         ceiling_per_second: what calibration found it can do at most.
+        real_time: whether every worker ran before all else on its machine; None: not known, for a
+            worker that was lost or a report from before this was kept.
     """
 
     workers: int
@@ -136,6 +138,7 @@ class Generator(_Model):
     memory_bytes: int
     connections: int
     reconnections: int
+    real_time: bool | None = None
 
 
 class Demand(_Model):
@@ -340,6 +343,7 @@ def _generator(run: Run, seconds: list[Second], requests: int) -> Generator:
         memory_bytes=sum(run.memory.values()),
         connections=sum(second.connections for second in run.timeline()),
         reconnections=sum(second.reconnections for second in run.timeline()),
+        real_time=run.real_time(),
     )
 
 

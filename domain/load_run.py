@@ -202,6 +202,12 @@ class Run:
         cpu = sum(sum(second.cpu.values()) for second in seconds)
         return max(cpu, 1e-6) / things if things else None
 
+    def real_time(self) -> bool | None:
+        """Whether every worker ran before all else; None when one did not come to tell."""
+        if len(self.ended) < self.workers:
+            return None
+        return all(document.get("real_time", False) for document in self.ended.values())
+
     def names(self) -> list[str]:
         """Endpoints, those with the most requests first."""
         counts: Counter[str] = Counter()

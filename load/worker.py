@@ -68,6 +68,7 @@ class Worker:
         )
         self._equip(environment)
         self._spawn(runner, classes)
+        self.real_time = take_precedence()
         gc.collect()
         gc.freeze()  # a full collection of what is here now would pause all users
         gc.set_threshold(50_000, 20, 1000)
@@ -160,7 +161,8 @@ class Worker:
         runner.user_greenlets.kill(block=True, timeout=5)
         say(self._out, self.recorder.tick(last=True))
         ended = {"requests": self.recorder.requests, "second": round(monotonic() - start, 3)}
-        say(self._out, {"kind": "end", "complete": self.wanted, **ended})
+        how = {"complete": self.wanted, "real_time": self.real_time}
+        say(self._out, {"kind": "end", **how, **ended})
 
 
 class Unusable(Exception):
@@ -196,6 +198,24 @@ def raise_descriptors(wanted: int) -> None:
     """Up to the hard limit; the coordinator has checked that it suffices."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, wanted)), hard))
+
+
+def take_precedence() -> bool:
+    """Run before everything else that this machine runs, as far as that is allowed.
+
+    What is measured often shares the machine. A worker that queues for a processor measures that
+    queue: on two full cores its timers were late by up to 23 ms (99 %), and by 0.1 ms as a
+    real-time process. The kernel leaves others 5 % of a core at least (sched(7)), and a worker
+    that uses 90 % of one is unsound anyway.
+
+    Returns:
+        Whether it was.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    except (AttributeError, OSError):  # not Linux; or not allowed, and then as one of many
+        return False
+    return True
 
 
 def main() -> int:

@@ -28,7 +28,7 @@ from domain.capacity import (
 from domain.errors import OutcomeUnknown, UsageError
 from domain.latency import Interval
 from domain.load_plan import CEILING_SHARE, LoadPlan, Target
-from domain.load_profile import Profile, ramp
+from domain.load_profile import Profile, approach
 from domain.load_report import ComparisonFigures, LimitFigures, StepFigures
 from domain.load_run import Run
 from domain.load_verdict import LoadVerdict, judge
@@ -40,7 +40,7 @@ from tasks.loading import put_load
 from tasks.releasing import open_journal, target_release
 
 USERS_A_SECOND = 250
-"""How fast a step grows; a faster ramp is a test of connecting."""
+"""How fast a step grows at most; a faster ramp is a test of connecting."""
 HOST = "this machine"
 ATTEMPTS = 3
 
@@ -137,9 +137,9 @@ def _profile(plan: LoadPlan, step: Step, objectives: Objectives) -> Profile:
     needed = 1.3 * 3.7 / limit * plan.profile.pause_seconds / step.load
     shortest = step.attempt * (60.0 if step.kind is StepKind.HOLD else 30.0)
     steady = float(ceil(min(180.0, max(shortest, needed))))
-    return ramp(step.load, max(5.0, step.load / USERS_A_SECOND), steady, name="breakpoint",
-                description=f"{step.kind} {step.load} users",
-                pause_seconds=plan.profile.pause_seconds, model=plan.profile.model)  # fmt: skip
+    return approach(step.load, USERS_A_SECOND, plan.profile.pause_seconds, steady,
+                    name="breakpoint", description=f"{step.kind} {step.load} users",
+                    model=plan.profile.model)  # fmt: skip
 
 
 def _figures(step: Step, run: Run, verdict: Verdict, reason: str) -> StepFigures:

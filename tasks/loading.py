@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -440,10 +442,16 @@ def _listeners(ports: Mapping[str, int]) -> dict[str, Sequence[int]]:
 
 
 class _View:
-    """Progress and a table in the Prefect UI, and a line in the log."""
+    """Progress and a table in the Prefect UI, and a line in the log.
+
+    A thread of its own tells the server, one view at a time. On a full machine the server is slow
+    to answer, and whoever waited for it gave the workers no beat and took them for dead.
+    """
 
     def __init__(self, plan: LoadPlan) -> None:
         self._plan, self._shown = plan, 0
+        self._teller = ThreadPoolExecutor(1, thread_name_prefix="load-view")
+        self._telling: Future[None] | None = None
         self._artifact: UUID | None = None
         self._log = get_run_logger()
 
@@ -453,7 +461,7 @@ class _View:
         return self
 
     def __exit__(self, *_: object) -> None:
-        return
+        self._teller.shutdown()
 
     def show(self, run: Run, at: int) -> None:
         if at - self._shown < _SHOW_EVERY_SECONDS:
@@ -465,7 +473,11 @@ class _View:
         row = _row(run, at, seconds)
         line = ", ".join(f"{key} {value}" for key, value in row.items())
         self._log.info("%s", line)
-        share = min(100.0, 100 * at / self._plan.profile.seconds)
+        if self._telling is None or self._telling.done():
+            share = min(100.0, 100 * at / self._plan.profile.seconds)
+            self._telling = self._teller.submit(copy_context().run, self._tell, row, line, share)
+
+    def _tell(self, row: dict[str, str], line: str, share: float) -> None:
         try:
             if self._artifact is not None:
                 update_progress_artifact(self._artifact, progress=share, description=line)

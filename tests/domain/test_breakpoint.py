@@ -83,17 +83,53 @@ def test_a_hold_that_fails_takes_back_what_passed_above_it() -> None:
 
 
 @pytest.mark.parametrize("verdict", UNSOUND)
-def test_a_step_that_is_not_sound_is_run_again_and_then_ends_the_search(verdict: Verdict) -> None:
-    search = Search(100, 20_000).after(Verdict.PASS)
+def test_a_first_step_that_is_not_sound_is_run_again_and_then_ends_the_search(
+    verdict: Verdict,
+) -> None:
+    search = Search(200, 20_000)
     for attempt in (1, 2, 3):
         assert search.next == Step(StepKind.GROW, 200, attempt)
         search = search.after(verdict, "the generator was the limit")
     assert search.answer is not None
     assert search.answer.verdict is Verdict.ERROR
-    assert (search.answer.interval, search.answer.held) == (None, 100)
+    assert (search.answer.interval, search.answer.held) == (None, None)
     assert "200" in search.answer.reason and "generator was the limit" in search.answer.reason
     with pytest.raises(ValueError, match="ended"):
         search.after(Verdict.PASS)
+
+
+@pytest.mark.parametrize("verdict", UNSOUND)
+def test_what_cannot_be_measured_is_searched_below(verdict: Verdict) -> None:
+    """8,000 had passed, 16,000 was too much for the generator, and the answer was 8,000."""
+    search, answer = Search(8000, 20_000), None
+    while step := search.next:
+        sound = step.load <= 15_000
+        search = search.after(Verdict.PASS if sound else verdict, "" if sound else "requests late")
+    answer = search.answer
+    assert answer is not None
+    assert (answer.verdict, answer.interval) == (Verdict.TOO_FEW, None)
+    assert answer.passed == answer.held
+    assert answer.passed is not None and 15_000 / 1.05 <= answer.passed <= 15_000
+    assert "could not be measured" in answer.reason and "requests late" in answer.reason
+    assert [o.step.attempt for o in search.outcomes if o.step.load == 16_000] == [1, 2, 3]
+
+
+def test_what_fails_below_what_cannot_be_measured_is_the_limit() -> None:
+    def judge(step: Step) -> Verdict:
+        return Verdict.ERROR if step.load > 15_000 else server(11_000)(step)
+
+    _, answer = ended(Search(8000, 20_000, noise=0.0), judge)
+    assert answer.verdict is Verdict.PASS
+    assert answer.interval is not None and 11_000 in answer.interval
+
+
+def test_a_hold_that_cannot_be_measured_leaves_what_passed() -> None:
+    def judge(step: Step) -> Verdict:
+        return Verdict.ERROR if step.kind is StepKind.HOLD else server(11_000)(step)
+
+    _, answer = ended(Search(8000, 20_000, noise=0.0), judge)
+    assert answer.verdict is Verdict.ERROR
+    assert answer.passed is not None and 11_000 / 1.05 <= answer.passed <= 11_000
 
 
 def test_a_step_that_is_sound_at_the_second_attempt_goes_on() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from domain.load_profile import PROFILES, Model, Phase, Profile, ramp
+from domain.load_profile import PROFILES, Model, Phase, Profile, approach, ramp
 
 LEVELS = st.integers(0, 40)
 
@@ -53,6 +53,19 @@ def test_the_profiles_that_ship_have_the_numbers_that_they_say() -> None:
     assert all(profile.name == name for name, profile in PROFILES.items())
     assert PROFILES["open"].model is Model.OPEN
     assert [p.name for p in PROFILES["spike"].phases if p.judged] == ["before", "spike", "after"]
+
+
+@given(st.integers(1, 100_000), st.floats(0.1, 60), st.floats(5, 2000), st.floats(0, 0.999))
+def test_on_the_way_to_a_load_hardly_more_is_asked_than_there(
+    users: int, pause: float, fastest: float, share: float
+) -> None:
+    profile = approach(users, fastest, pause, 30, name="x", description="x")
+    moment = profile.seconds * share
+    phase = profile.phase_at(moment)
+    coming = (phase.end - phase.start) / phase.seconds
+    assert coming <= fastest * (1 + 1e-9)
+    assert profile.level_at(moment) / pause + coming <= users / pause * (1.125 + 1e-9)
+    assert profile.peak == users and all(a.end == b.start for a, b in pairwise(profile.phases))
 
 
 def test_another_peak_keeps_the_shape() -> None:

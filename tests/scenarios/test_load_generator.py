@@ -22,6 +22,7 @@ from deployments.self_test import CASES, FAST, Case, known_server, load_of, try_
 from domain.errors import UsageError
 from domain.load_plan import LoadPlan, Operation, Target
 from domain.load_profile import PROFILES, Profile
+from domain.load_run import Run
 from tests.scenarios.world import wait_until
 
 QUICK = ("worker killed",)
@@ -157,6 +158,22 @@ def test_an_end_that_somebody_asks_for_comes_at_once(tmp_path: Path) -> None:
         run = LocalWorkers(tmp_path).run(plan_for(port, load_of(20, 0.2, 600)), stop)
     assert run.stopped == "asked for"
     assert time.monotonic() - began < 60
+
+
+def test_a_worker_runs_before_all_else_where_it_may(tmp_path: Path) -> None:
+    """One that waits for a processor measures that, and calls it the server."""
+    pids: list[int] = []
+    seen: set[int] = set()
+
+    def look(run: Run, at: int) -> None:
+        seen.add(os.sched_getscheduler(pids[0]) & ~os.SCHED_RESET_ON_FORK)
+
+    with known_server("constant") as port:
+        workers = LocalWorkers(tmp_path, on_started=pids.extend)
+        run = workers.run(plan_for(port, load_of(20, 0.2, 2)), look)
+    allowed = subprocess.run(["chrt", "--rr", "1", "true"], capture_output=True).returncode == 0
+    assert seen == {os.SCHED_RR if allowed else os.SCHED_OTHER}
+    assert run.real_time() is allowed
 
 
 def test_too_few_ports_for_a_profile_say_how_many_are_needed() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -16,7 +18,9 @@ from domain.application import Application, parse
 from domain.errors import Failed, SlipwayError, UsageError
 from domain.load_plan import LoadPlan, Operation, Target
 from domain.load_profile import PROFILES
-from tasks.loading import _behaviours, _operations, _target, check_reachable, profile_of
+from domain.load_run import Run, Second
+from tasks import loading
+from tasks.loading import _behaviours, _operations, _target, _View, check_reachable, profile_of
 from tests.load.test_session import Handler, Server, serving
 
 SHOP = """\
@@ -138,3 +142,27 @@ def test_without_behaviours_and_openapi_users_do_the_smoke_checks(server: Server
     # An address of an OpenAPI that answers with something else is no reason to do nothing.
     with_openapi = shop("/hop", ", openapi: /a")
     assert list(_operations(with_openapi, target)) == list(_operations(shop("/hop"), target))
+
+
+def test_a_server_that_is_slow_to_take_a_view_keeps_nobody_waiting(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full machine it took seconds, the workers got no beat, and were taken for dead."""
+    answered, told = threading.Event(), []
+
+    def take(table: list[dict[str, str]], **_: object) -> None:
+        told.append(table)
+        answered.wait(10)
+
+    log = SimpleNamespace(info=lambda *_: None, debug=print)
+    monkeypatch.setattr(loading, "get_run_logger", lambda: log)
+    monkeypatch.setattr(loading, "create_progress_artifact", lambda **_: uuid4())
+    monkeypatch.setattr(loading, "update_progress_artifact", lambda *_, **__: None)
+    monkeypatch.setattr(loading, "create_table_artifact", take)
+    run = Run(PROFILES["smoke"], workers=1)
+    run.seconds.update({at: Second(at, workers=1) for at in range(15)})
+    with _View(plan_for(server)) as view:
+        for at in (5, 10, 15):
+            view.show(run, at)
+        answered.set()
+    assert [row["at"] for table in told for row in table] == ["0:05"]
