@@ -229,8 +229,8 @@ class Search:
     @property
     def _too_much(self) -> int | None:
         """The least load that failed, or could not be measured."""
-        unsound = self._unsound and self._unsound.step.load
-        return min((load for load in (self._failed, unsound) if load is not None), default=None)
+        bounds = [self._failed, self._unsound.step.load if self._unsound else None]
+        return min((load for load in bounds if load is not None), default=None)
 
     @property
     def _passed(self) -> int | None:
