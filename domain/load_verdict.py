@@ -43,7 +43,9 @@ class Soundness:
         loop_seconds: how late the 99th percentile of timers may be.
         dispersion: variance over mean of sends in bins of 10 ms, 100 ms and 1 s.
         worker_cpu: of one core, over a judged phase.
-        host_cpu: above this in more than ``host_share`` of the seconds the machine was full.
+        host_cpu: above this in more than ``host_share`` of the seconds the machine was full. Then
+            a generator that is one of many measures its own queue for a processor; one that runs
+            before all else does not, and the queue is the server's.
         pause_seconds: of the garbage collector.
         audit: how far the rate may be from users / (pause + response).
         waiting: share of users of the closed model who wait for an answer; above it the server
@@ -169,15 +171,13 @@ def _generator(
         yield _check(name, used <= bounds.worker_cpu, words, round(used, 3), bounds.worker_cpu)
     known = [second.host_cpu for second in seconds if second.host_cpu is not None]
     full = sum(share > bounds.host_cpu for share in known) / len(known) if known else 1.0
-    yield _check(
-        "CPU of the machine",
-        full <= bounds.host_share,
-        f"the machine was full for {100 * full:.0f} % of the time"
-        if known
-        else "the CPU of the machine was not measured",
-        round(full, 3),
-        bounds.host_share,
-    )
+    words = f"the machine was full for {100 * full:.0f} % of the time"
+    ahead = bool(known) and run.real_time() is True
+    if ahead:
+        words += "; the generator ran before all else on it"
+    yield _check("CPU of the machine", full <= bounds.host_share or ahead,
+                 words if known else "the CPU of the machine was not measured",
+                 round(full, 3), bounds.host_share)  # fmt: skip
     pause = max(second.pause_us for second in seconds) / 1e6
     yield _check("collector", pause <= bounds.pause_seconds,
                  f"the longest pause for garbage collection was {_time(pause)}",

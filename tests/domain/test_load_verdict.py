@@ -180,6 +180,26 @@ def test_a_full_machine_is_unsound() -> None:
     assert "the machine was full" in verdict_of(run).reason
 
 
+def test_a_full_machine_on_which_the_generator_comes_first_is_the_servers_affair() -> None:
+    run = run_of()
+    for second in run.seconds.values():
+        second.host_cpu = 1.0
+    run.end(0, {**run.ended[0], "real_time": True})
+    judged = verdict_of(run)
+    assert judged.sound and judged.verdict is Verdict.PASS
+    behind = run_of(set_to("lag", late(0.08)))
+    behind.end(0, {**behind.ended[0], "real_time": True})
+    assert not verdict_of(behind).sound
+
+
+def test_nobody_knows_how_a_lost_generator_ran() -> None:
+    run = run_of()
+    for second in run.seconds.values():
+        second.host_cpu = 1.0
+    run.ended.clear()
+    assert "the machine was full" in verdict_of(run).reason
+
+
 def test_a_machine_that_was_not_looked_at_is_unsound() -> None:
     run = run_of()
     for second in run.seconds.values():
