@@ -25,6 +25,7 @@ P95_MS = 50
 MOST_GOAL = 15_000
 COST_GOAL = 1.5
 ENVIRONMENT = "production"
+CONTROL_PLANE = ("prefect", "worker", "moto", "gcs", "google")
 BIN = Path(sys.executable).parent
 HERE = Path(__file__).resolve().parent
 BENCH = ROOT / ".slipway" / "bench"
@@ -36,11 +37,26 @@ def run() -> list[Case]:
     shutil.rmtree(home.root, ignore_errors=True)
     try:
         slipway("up")
+        give_way(home)
         slipway("release", str(ROOT / "examples" / "diet_game"), "--environment", ENVIRONMENT)
         ten_k, costs = ten_thousand()
         return [ten_k, cost(home, costs), most(), *for_the_record(home)]
     finally:
         down(home, progress=lambda line: None)
+
+
+def give_way(home: Home) -> None:
+    """The goals are of generator, proxy and application together; the rest only shares the cores.
+
+    The Prefect server works in bursts of a tenth of a core. At 13,455 users each of them moved the
+    p95 of its five seconds from 30 ms to 200.
+    """
+    for part in require(home).parts:
+        if part.name in CONTROL_PLANE and part.pid is not None:
+            os.setpriority(os.PRIO_PROCESS, part.pid, 10)
+            group = Path(f"/proc/{part.pid}/autogroup")  # where sessions share, this is what counts
+            if group.exists():
+                group.write_text("10")
 
 
 def ten_thousand() -> tuple[Case, list[float]]:
