@@ -303,8 +303,8 @@ class Failover:
     def _verify(self) -> str:
         """Raises Failed SLP210: it does not work there, so no user is led there."""
         deadline = time.monotonic() + _FIT_SECONDS
-        # A keeper that starts on a full machine comes after the first lease: one of 200 drills
-        # ended here at once, where the next look would have seen it renewed.
+        # A keeper that starts on a full machine may come after the first lease: one of 200 drills
+        # ended here at once, 1.6 s after a lease of 1.5 s that nobody had renewed yet.
         while not self.standby.fence.state().writable:
             if time.monotonic() > deadline:
                 raise Failed("SLP210", f"the database of {self.standby.name} refuses writes",

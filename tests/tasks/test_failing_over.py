@@ -23,8 +23,8 @@ def failover(writable: Iterator[bool], smoke: Verdict = Verdict.PASS) -> Failove
 
 
 def test_a_keeper_that_starts_late_costs_no_failover() -> None:
-    """On a full machine the first lease, of 1.5 s, ended before the keeper had started; one of 200
-    drills failed of it."""
+    """On a full machine nobody had renewed a lease of 1.5 s after 1.6 s; one of 200 drills
+    failed of it."""
     assert failover(iter([False, False, True]))._verify() == "/healthz: 200"
 
 
