@@ -7,15 +7,17 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from blocks.object_store import AlreadyExists, Changed, Content, Stat, UploadedPart
 from domain.errors import Failed, SlipwayError, UsageError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NEEDS_A_NAME = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
+"""How a file system says that it has no nameless files (NFS, old overlays)."""
 _HIDDEN = ".tmp-"
 """Files that start so are on their way; no listing shows them."""
 
@@ -32,15 +34,17 @@ class FileStore:
         O_EXCL alone would leave an empty entry under the final name after a crash in between.
         """
         target = self._path(key)
-        with self._written(target, content) as temporary:
-            self._link(temporary, target, key)
+        with self._written(target, content) as written:
+            self._link(written, target, key)
 
     def replace(self, key: str, content: bytes, *, expected: str | None = None) -> None:
         target = self._path(key)
         if expected is not None:
             self._require(key, expected)
-        with self._written(target, content) as temporary:
-            temporary.replace(target)
+        done = False
+        while not done:
+            with self._written(target, content) as written:
+                done = self._put_over(written, target)
         _sync_directory(target.parent)
 
     def read(self, key: str) -> bytes | None:
@@ -90,8 +94,8 @@ class FileStore:
 
     def upload(self, key: str, *, locked_until: datetime | None = None) -> FileUpload:
         target = self._path(key)
-        name = hashlib.sha256(key.encode()).hexdigest()[:24]
-        return FileUpload(self, key, target, target.parent / f"{_HIDDEN}upload-{name}")
+        hidden = target.parent / f"{_HIDDEN}upload-{_digest(key)}"
+        return FileUpload(self, key, target, hidden)
 
     def delete(self, key: str, version: str) -> None:
         if self.stat(key) is None:
@@ -115,37 +119,44 @@ class FileStore:
             raise ValueError(f"key {key!r} leaves the store")
         return path
 
-    def _link(self, temporary: Path, target: Path, key: str) -> None:
+    def _link(self, written: Path, target: Path, key: str) -> None:
         try:
-            os.link(temporary, target)
+            _link(written, target)
         except FileExistsError:
             raise AlreadyExists(key) from None
         except OSError as error:
             raise self._refused(target, error) from error
-        finally:
-            temporary.unlink(missing_ok=True)
         _sync_directory(target.parent)
+
+    def _put_over(self, written: Path, target: Path) -> bool:
+        """No if another writer was in between: it has to be written again.
+
+        Nothing but ``rename`` replaces a file, and it needs a name to come from. That is the
+        key's own: what a SIGKILL between the two calls leaves there, the next replacement of
+        the key takes away. Whatever stands there is whole, since it was linked.
+        """
+        hidden = target.parent / f"{_HIDDEN}{_digest(target.name)}"
+        try:
+            return _renamed(written, hidden, target)
+        except OSError as error:
+            raise self._refused(target, error) from error
+        except BaseException:
+            hidden.unlink(missing_ok=True)
+            raise
 
     @contextmanager
     def _written(self, target: Path, content: bytes) -> Iterator[Path]:
-        """A synced temporary file beside ``target``, gone afterwards, also when Ctrl-C comes in
-        the middle of it."""
-        temporary = None
-        try:
+        """A synced file to be linked, gone afterwards unless it was."""
+        with ExitStack() as opened:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                handle, name = tempfile.mkstemp(prefix=_HIDDEN, dir=target.parent)
-                temporary = Path(name)
-                with os.fdopen(handle, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
+                file, path = opened.enter_context(_nameless(target.parent))
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             except OSError as error:
                 raise self._refused(target, error) from error
-            yield temporary
-        finally:
-            if temporary:
-                temporary.unlink(missing_ok=True)
+            yield path
 
     def _refused(self, target: Path, error: OSError) -> SlipwayError:
         tried = f"tried to write {target}: {(error.strerror or str(error)).lower()}"
@@ -190,7 +201,10 @@ class FileUpload:
             self._seal(sha256)
         except OSError as error:  # a disk may say only now that it was full
             raise self._store._refused(self._hidden, error) from error
-        self._store._link(self._hidden, self._target, self._key)
+        try:
+            self._store._link(self._hidden, self._target, self._key)
+        finally:
+            self.abort()
         stat = self._store.stat(self._key)
         assert stat is not None
         return stat
@@ -233,6 +247,52 @@ def _refuse(error: OSError) -> None:
         help="make the folder readable for who runs the flows; nothing was decided on what it "
         "would not show",
     ) from error
+
+
+@contextmanager
+def _nameless(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A new file that the kernel takes back however the process ends, and what to link it by.
+
+    Where it had a hidden name from the start, Ctrl-C at the wrong moment, or the end of a
+    program whose thread was writing, left that in the store for ever.
+    """
+    try:
+        handle = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in _NEEDS_A_NAME:
+            raise
+        with tempfile.NamedTemporaryFile(prefix=_HIDDEN, dir=folder) as named:
+            yield cast(BinaryIO, named), Path(named.name)
+        return
+    with os.fdopen(handle, "wb") as file:
+        yield file, Path(f"/proc/self/fd/{handle}")
+
+
+def _renamed(written: Path, hidden: Path, target: Path) -> bool:
+    """Whether ``target`` is what was written; no if another writer was at the hidden name."""
+    try:
+        _link(written, hidden)
+    except FileExistsError:
+        hidden.unlink(missing_ok=True)
+        return False
+    try:
+        hidden.replace(target)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _link(written: Path, name: Path) -> None:
+    """``os.link`` follows ``/proc/self/fd`` to the file only where it is given a directory."""
+    root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.link(written, name, src_dir_fd=root)
+    finally:
+        os.close(root)
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:24]
 
 
 def _sync_directory(folder: Path) -> None:

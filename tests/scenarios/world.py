@@ -393,7 +393,8 @@ class World:
         assert numbers == []
         for folder in (self.home.root / "suites", self.home.bundles() / "partial"):
             assert [p.name for p in folder.glob("*")] == [], folder
-        assert [str(p) for p in self.home.store.rglob(".tmp-*")] == []
+        hidden = [str(p) for p in self.home.store.rglob(".tmp-*")]
+        assert hidden == [], hidden
 
     def _disposable_databases(self, application: str) -> list[str]:
         """Databases and roles that bear the application's name and are no environment's."""
