@@ -650,7 +650,7 @@ def _build_in_a_process(request: BuildRequest, store: BundleStore, prelude: str)
     [
         ("", ("echo half > made.txt", "kill -9 $PPID")),
         ("os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)", ()),
-        ("os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)", ()),
+        ("os.link = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)", ()),
     ],
     ids=["in a build command", "while the archive is written", "before it has its name"],
 )
