@@ -92,7 +92,8 @@ class Api:
         # The 1 is the form of what is kept: another form needs another number.
         prefix = f"{settings.application}:{settings.environment}:1:"
         self.shared = SharedCache(settings.redis_url, prefix, metrics)
-        self.players: TtlCache[bytes, Player] = TtlCache(20_000, 30.0)
+        # A session ends when it says so and not before: what is kept cannot be out of date.
+        self.players: TtlCache[bytes, Player] = TtlCache(20_000, 300.0)
         self.foods: TtlCache[tuple[str, int], bytes] = TtlCache(2_000, 30.0)
         self.food: TtlCache[int, models.Food] = TtlCache(2_000, 30.0)
         self.boards: TtlCache[int, bytes] = TtlCache(models.BOARD_LIMIT, 1.0)
