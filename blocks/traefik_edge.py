@@ -358,12 +358,16 @@ def render(routing: Routing, api: str) -> tuple[Json, str]:
 def _add_public(routers: Json, services: Json, routing: Routing, route: Route) -> None:
     me = _name(routing.application, routing.environment)
     service = _name(me, route.service)
-    names = [backend.workload for backend in route.backends]
+    serving = [backend for backend in route.backends if route.weights.get(backend.workload)]
     weighted: Json = {
-        # Weight 0 gets nothing, but shows in the API which workloads belong to the service.
-        "services": [{"name": _name(service, w), "weight": route.weights.get(w, 0)} for w in names]
+        # None with weight 0: one that is up while the others are down hangs Traefik 3.7, which
+        # looks for ever, with the balancer's lock in its hand, for one that is up and has a weight.
+        "services": [
+            {"name": _name(service, backend.workload), "weight": route.weights[backend.workload]}
+            for backend in serving
+        ]
     }
-    if names and all(backend.ready for backend in route.backends):
+    if serving and all(backend.ready for backend in serving):
         weighted["healthCheck"] = {}
     services[service] = {"weighted": weighted}
     if route.mirror:
@@ -547,12 +551,18 @@ def _rebuild_route(name: str, services: Json, routers: Json) -> Route:
         ),
         backends=tuple(
             _rebuild_backend(workload, services.get(_name(name, workload), {}))
-            for workload in weights
+            for workload in {**weights, **_workloads(name, services)}
         ),
         weights={w: n for w, n in weights.items() if n},
         mirror=_rebuild_mirror(services.get(_name(name, "", "mirror"), {})),
         testing=_rebuild_testing(name, routers),
     )
+
+
+def _workloads(name: str, services: Json) -> dict[str, None]:
+    """The service's workloads, also those that get nothing: each has a balancer under its name."""
+    names = (n.removeprefix(name + SEPARATOR) for n in services if n.startswith(name + SEPARATOR))
+    return {n: None for n in names if n and SEPARATOR not in n}
 
 
 def _rebuild_mirror(service: Json) -> dict[str, int]:

@@ -267,6 +267,42 @@ def test_users_of_a_version_that_died_are_given_the_other_one(
     edge.remove("died", "production")
 
 
+def test_a_version_that_gets_nothing_does_not_hang_the_edge_by_recovering_first(
+    own_traefik: Any, start_server: Any
+) -> None:
+    """Two versions fail their checks on a machine that 10,000 users keep full, and the one without
+    users recovers first: from then on every request hung, until Traefik was started again.
+
+    Traefik 3.7 looks for one that is up and has a weight, for ever and with its lock in its hand,
+    where all that came up is a child whose weight is 0 (traefik#13749 is the same loop in TCP).
+    """
+    edge = own_traefik.edge()
+    live, before = start_server("live"), start_server("before")
+    to = routing("hung", {"l": (live.wait().address,), "b": (before.wait().address,)}, {"l": 100})
+    edge.write(to)
+    web, host = own_traefik.web, to.host
+    private = edge.private_url("hung", "production", "b")
+    with httpx.Client(trust_env=False, timeout=5) as client:
+        live.be_sick(True)
+        before.be_sick(True)
+        _until(client, web + "/", host, 503)
+        _until(client, private, host, 503)
+        before.be_sick(False)
+        _until(client, private, host, 200)
+        for _ in range(20):  # the two checks of a replica are two clocks, a second apart at most
+            assert client.get(web + "/", headers={"Host": host}).status_code == 503
+            time.sleep(0.1)
+        live.be_sick(False)
+        _until(client, web + "/", host, 200)
+    edge.remove("hung", "production")
+
+
+def _until(client: httpx.Client, url: str, host: str, status: int) -> None:
+    end = time.monotonic() + 15
+    while (seen := client.get(url, headers={"Host": host}).status_code) != status:
+        assert time.monotonic() < end, seen
+
+
 def test_a_replica_that_tears_its_answer_does_not_spoil_the_counts(
     traefik: Any, servers: Mapping[str, Any], client: httpx.Client
 ) -> None:
@@ -415,8 +451,9 @@ def test_a_file_changed_behind_our_back_is_read_as_traefik_serves_it(
     edge.write(routing("edited", both, {"v1": 100}))
     path = own_traefik.dynamic / "edited~production.yml"
     config = json.loads(path.read_text())
-    for child in config["http"]["services"]["edited~production~api"]["weighted"]["services"]:
-        child["weight"] = 50
+    config["http"]["services"]["edited~production~api"]["weighted"]["services"] = [
+        {"name": f"edited~production~api~{version}", "weight": 50} for version in both
+    ]
     path.write_text(json.dumps(config, indent=1))
     end = time.monotonic() + 10
     while (seen := edge.read("edited", "production")) is None or seen.weight("v2") != 50:
