@@ -78,7 +78,7 @@ def find_limit(
         steps.append(_figures(step, run, *_weighed(judged)))
         get_run_logger().info("%s %d users: %s, %s", step.kind, step.load, judged.verdict,
                               judged.reason)  # fmt: skip
-        if judged.sound:
+        if judged.sound and not run.hopeless:  # one that ended early has no rate of its own
             sound.append((step, run))
         search = _reaching(search.after(*_weighed(judged)), plan, run, judged)
     answer = search.answer
