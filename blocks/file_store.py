@@ -121,7 +121,7 @@ class FileStore:
 
     def _link(self, written: Path, target: Path, key: str) -> None:
         try:
-            _link(written, target)
+            _give(written, target)
         except FileExistsError:
             raise AlreadyExists(key) from None
         except OSError as error:
@@ -271,7 +271,7 @@ def _nameless(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
 def _renamed(written: Path, hidden: Path, target: Path) -> bool:
     """Whether ``target`` is what was written; no if another writer was at the hidden name."""
     try:
-        _link(written, hidden)
+        _give(written, hidden)
     except FileExistsError:
         hidden.unlink(missing_ok=True)
         return False
@@ -282,7 +282,7 @@ def _renamed(written: Path, hidden: Path, target: Path) -> bool:
     return True
 
 
-def _link(written: Path, name: Path) -> None:
+def _give(written: Path, name: Path) -> None:
     """``os.link`` follows ``/proc/self/fd`` to the file only where it is given a directory."""
     root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
