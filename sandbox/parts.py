@@ -265,8 +265,8 @@ def _collect_seldom() -> dict[str, str]:
     """Memory for time: a Go program's collector, which here shares the processors with all that
     is measured, runs when it has eleven times what lives, or an eighth of the machine.
 
-    With 15,000 connections (300 MB) and Traefik's own habit, or four times it, one collection
-    took both of two processors for half a second every ten seconds: one request in twenty.
+    At five times what lives, with 15,000 connections (300 MB), Traefik's took both of two
+    processors for half a second every ten seconds, which one request in twenty meets.
     """
     most = psutil.virtual_memory().total // 8
     return {"GOGC": "1000", "GOMEMLIMIT": str(most)}

@@ -86,7 +86,7 @@ def machine() -> str:
 
 
 def loop_ms() -> float:
-    """How fast this machine is, the best of five: two of one name differed by a factor of two."""
+    """How fast this machine and its Python are, the best of five: two cores are not two cores."""
     took = []
     for _ in range(5):
         began, total = time.process_time(), 0
