@@ -59,7 +59,10 @@ REPLAY = {
     "status": ["502"],
     "disableRetryOnNetworkError": True,
     "retryNonIdempotentMethod": False,
-    "maxRequestBodyBytes": 65536,  # larger bodies stream through and are not replayed
+    # Larger bodies stream through and are not replayed. Traefik makes room for one of this size
+    # for every request, also for those that have none: at 64 KiB that was four fifths of all its
+    # memory, and a tenth of the time of a machine with 10,000 users.
+    "maxRequestBodyBytes": 4095,
 }
 # Shorter than the keep-alive of any common server (2 s), so that Traefik never sends a POST down
 # a connection that the server is about to close.

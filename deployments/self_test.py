@@ -1,6 +1,6 @@
 """``slipway load --self-test``: the generator against servers whose behaviour is known beforehand.
 
-It proves on this machine, in about two minutes, that percentiles are right, that each planted
+It proves on this machine, in about four minutes, that percentiles are right, that each planted
 fault is named, that none passes, and that nothing is left running. No sandbox is needed.
 """
 
@@ -75,9 +75,9 @@ class Found:
     problem: str
 
 
-def load_of(users: float, pause: float, steady: float, **more: object) -> Profile:
+def load_of(users: float, pause: float, steady: float, rise: float = 2, **more: object) -> Profile:
     given = {"timeout_seconds": 4.0, "name": "self-test", "description": "self-test", **more}
-    return ramp(users, 2, steady, pause_seconds=pause, **given)
+    return ramp(users, rise, steady, pause_seconds=pause, **given)
 
 
 def at_second(seconds: float, act: Callable[[int], None]) -> Harm:
@@ -121,7 +121,9 @@ CASES: tuple[Case, ...] = (
          LoadOutcome.PASSED, truth=(0.5, 0.9, 0.95, 0.99), allowed=0.005, limit="3s"),
     Case("stall of 2 s in 10, open", "stall", load_of(400, 1, 20, model=Model.OPEN),
          LoadOutcome.FAILED, ("p95",), {0.95: 1.5, 0.99: 1.9}, truth=(0.9, 0.95, 0.99)),
-    Case("stall of 2 s in 10, closed", "stall", load_of(4000, 10, 20),
+    # 400 connections a second: the server's own note begins when a request has been read, so what
+    # waits for a connection that cannot be made faster would be ours alone.
+    Case("stall of 2 s in 10, closed", "stall", load_of(4000, 10, 20, rise=10),
          LoadOutcome.FAILED, ("p95",), {0.95: 1.497, 0.99: 1.901}, truth=(0.9, 0.95, 0.99)),
     Case("1 % errors", "errors", load_of(60, 0.2, 10), LoadOutcome.FAILED, ("HTTP 500",)),
     Case("one slow endpoint", "slow-endpoint", load_of(60, 0.2, 12), LoadOutcome.FAILED,

@@ -263,13 +263,14 @@ def _traefik(home: Home, ports: Mapping[str, int], side: Side) -> Part:
 
 def _collect_seldom() -> dict[str, str]:
     """Memory for time: a Go program's collector, which here shares the processors with all that
-    is measured, runs when it has eleven times what lives, or an eighth of the machine.
+    is measured, runs when it has five times what lives, or an eighth of the machine.
 
-    At five times what lives, with 15,000 connections (300 MB), Traefik's took both of two
-    processors for half a second every ten seconds, which one request in twenty meets.
+    At twice, the default, Traefik's with 15,000 connections (300 MB) takes both of two processors
+    for half a second every few seconds, which one request in twenty meets. Much more than five
+    times costs on the way there: the system clears each page that a process has for the first time.
     """
     most = psutil.virtual_memory().total // 8
-    return {"GOGC": "1000", "GOMEMLIMIT": str(most)}
+    return {"GOGC": "400", "GOMEMLIMIT": str(most)}
 
 
 def _traefik_config(home: Home, ports: Mapping[str, int], side: Side) -> str:

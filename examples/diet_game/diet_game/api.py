@@ -12,12 +12,12 @@ from importlib.resources import files
 from typing import Any, TypeVar
 
 import msgspec
-from psycopg import OperationalError
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from diet_game import models, rules
 from diet_game.cache import SharedCache, TtlCache
+from diet_game.connections import Unavailable
 from diet_game.flags import DOUBLE_FIBRE, ON, Flags
 from diet_game.http import (
     JSON,
@@ -293,9 +293,8 @@ class Api:
             return as_json(models.Status("not ready", "draining"), 503)
         try:
             await self.store.ping()
-        except OperationalError as error:
-            reason = f"database: {type(error).__name__}"
-            return as_json(models.Status("not ready", reason), 503)
+        except Unavailable as error:
+            return as_json(models.Status("not ready", f"database: {error}"), 503)
         return as_json(models.Status("ready"))
 
     @route("GET", "/version", {200: models.Version}, problems=())
@@ -308,9 +307,8 @@ class Api:
     async def metrics_text(self, request: Request) -> Response:
         """Prometheus metrics."""
         self.metrics.in_flight.set(self.traffic.in_flight)
-        stats = self.store.pool.get_stats()
-        for state in ("pool_size", "pool_available", "requests_waiting"):
-            self.metrics.pool.labels(state).set(stats.get(state, 0))
+        for state, number in self.store.pool.numbers().items():
+            self.metrics.pool.labels(state).set(number)
         return Response(self.metrics.render(), media_type=CONTENT_TYPE)
 
     async def index(self, request: Request) -> Response:

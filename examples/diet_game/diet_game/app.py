@@ -6,9 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
-from psycopg import OperationalError
-from psycopg.errors import ReadOnlySqlTransaction
-from psycopg_pool import PoolTimeout, TooManyRequests
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -17,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from diet_game.api import OPERATIONS, Api
+from diet_game.connections import Busy, Unavailable
 from diet_game.http import JSON, Guard, Problem, Traffic
 from diet_game.metrics import Metrics
 from diet_game.openapi import document
@@ -44,8 +42,7 @@ def create_app(settings: Settings) -> Starlette:
         return Problem(error.status_code, error.detail, dict(error.headers or {})).response()
 
     async def on_database(request: Request, error: Exception) -> Response:
-        busy = isinstance(error, PoolTimeout | TooManyRequests)
-        metrics.shed.labels("pool" if busy else "database").inc()
+        metrics.shed.labels("pool" if isinstance(error, Busy) else "database").inc()
         return Problem(503, "The database is busy or out of reach").response()
 
     def on_error(request: Request, error: Exception) -> Response:
@@ -71,8 +68,7 @@ def create_app(settings: Settings) -> Starlette:
         exception_handlers={
             Problem: on_problem,
             HTTPException: on_http_exception,
-            OperationalError: on_database,
-            ReadOnlySqlTransaction: on_database,  # this side may not write: another one serves
+            Unavailable: on_database,
             500: on_error,
         },
         lifespan=lifespan,

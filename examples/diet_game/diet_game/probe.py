@@ -12,8 +12,9 @@ import os
 import sys
 from datetime import UTC, datetime, timedelta
 
-from psycopg import Error
+from asyncpg import PostgresError
 
+from diet_game.connections import Unavailable
 from diet_game.rules import Nutrition, points
 from diet_game.settings import SettingsError, database_url
 from diet_game.store import Store
@@ -26,7 +27,6 @@ async def play(url: str) -> str:
     store = Store(url, connections=1, waiting=2)
     await store.open()
     try:
-        await store.pool.wait(timeout=10)
         foods = await store.foods([], 5)
         assert foods, "there are no foods"
         token = hashlib.sha256(os.urandom(16)).digest()
@@ -52,7 +52,7 @@ def main() -> int:
     """0 when the round could be played."""
     try:
         print(asyncio.run(play(database_url())))
-    except (SettingsError, Error, AssertionError) as error:
+    except (SettingsError, Unavailable, PostgresError, AssertionError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import astuple, dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from psycopg import OperationalError
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
-
+from diet_game.connections import Connections, Lost
 from diet_game.models import Food, Meal, Standing
 from diet_game.rules import Nutrition
-
-Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,58 +22,39 @@ class Day:
 
 
 class Store:
-    """The queries of the service over a bounded pool.
+    """The queries of the service over a bounded number of connections.
 
-    Every method may raise `psycopg.OperationalError`, of which the pool's `PoolTimeout` and
-    `TooManyRequests` are kinds; the caller answers 503.
+    Every method may raise `connections.Unavailable`, of which `Busy` is a kind; the caller
+    answers 503.
     """
 
     def __init__(self, url: str, connections: int, waiting: int) -> None:
-        self.pool = AsyncConnectionPool(
-            url,
-            min_size=connections,  # no connecting in the middle of a rush
-            max_size=connections,
-            max_waiting=waiting,
-            timeout=1.0,
-            reconnect_timeout=2.0,
-            open=False,
-            kwargs={
-                "autocommit": True,
-                "connect_timeout": 3,
-                "application_name": "diet-game",
-                "options": "-c statement_timeout=3000 -c timezone=UTC",
-            },
-        )
+        self.pool = Connections(url, connections, waiting)
+        # Of its own: while all others are busy, the database is still there.
+        self._probing = Connections(url, 1, waiting)
 
     async def open(self) -> None:
-        """Start the pool; connections come in the background, so a dead database is no error."""
-        await self.pool.open(wait=False)
+        """Start connecting; it goes on in the background, so a dead database is no error."""
+        await self.pool.open()
+        await self._probing.open()
 
     async def close(self) -> None:
         """Close every connection."""
-        await self.pool.close(timeout=2.0)
+        await asyncio.gather(self.pool.close(), self._probing.close())
 
-    async def _read(self, sql: str, *values: object) -> list[Row]:
-        """Run a statement that is safe to repeat; once more when its connection was stale."""
-        try:
-            return await self._run(sql, *values)
-        except OperationalError as error:
-            lost = error.sqlstate is None or error.sqlstate.startswith("57P")
-            if not lost or isinstance(error, PoolClosed | PoolTimeout | TooManyRequests):
-                raise
-            await self.pool.check()
-            return await self._run(sql, *values)
+    async def _run(self, sql: str, *values: object) -> list[Any]:
+        return await self.pool.run(sql, *values)
 
-    async def _run(self, sql: str, *values: object) -> list[Row]:
-        async with self.pool.connection() as connection:
-            cursor = await connection.execute(sql, values)
-            return await cursor.fetchall()
+    async def _read(self, sql: str, *values: object) -> list[Any]:
+        return await _repeated(self.pool, sql, *values)
 
     async def ping(self) -> None:
         """Ask the database for one row that needs the schema."""
-        await self._read("SELECT 1 FROM food LIMIT 1")
+        await _repeated(self._probing, "SELECT 1 FROM food LIMIT 1")
 
-    async def sign_in(self, name: str, token_hash: bytes, lifetime: timedelta) -> Row:
+    async def sign_in(
+        self, name: str, token_hash: bytes, lifetime: timedelta
+    ) -> tuple[int, datetime]:
         """Make or find the player, keep the session, drop some that have expired.
 
         Returns:
@@ -89,11 +67,11 @@ class Store:
                     SELECT token_hash FROM session WHERE expires_at < now()
                     LIMIT 10 FOR UPDATE SKIP LOCKED)
             ), signed_in AS (
-                INSERT INTO player (name) VALUES (%s)
+                INSERT INTO player (name) VALUES ($1)
                 ON CONFLICT (name) DO UPDATE SET last_seen_at = now() RETURNING id
             )
             INSERT INTO session (token_hash, player_id, expires_at)
-            SELECT %s, id, now() + %s FROM signed_in
+            SELECT $2, id, now() + $3 FROM signed_in
             RETURNING player_id, expires_at
             """,
             name,
@@ -107,7 +85,7 @@ class Store:
         rows = await self._read(
             """
             SELECT p.id, p.name, s.expires_at FROM session s JOIN player p ON p.id = s.player_id
-            WHERE s.token_hash = %s AND s.expires_at > now()
+            WHERE s.token_hash = $1 AND s.expires_at > now()
             """,
             token_hash,
         )
@@ -120,8 +98,8 @@ class Store:
         rows = await self._read(
             """
             SELECT id, name, category, kcal, protein_g, fat_g, carbs_g, fibre_g, sugar_g
-            FROM food WHERE name ILIKE ALL (%s::text[])
-            ORDER BY name ILIKE %s DESC, name, id LIMIT %s
+            FROM food WHERE name ILIKE ALL ($1::text[])
+            ORDER BY name ILIKE $2 DESC, name, id LIMIT $3
             """,
             patterns,
             first,
@@ -134,7 +112,7 @@ class Store:
         rows = await self._read(
             """
             SELECT id, name, category, kcal, protein_g, fat_g, carbs_g, fibre_g, sugar_g
-            FROM food WHERE id = %s
+            FROM food WHERE id = $1
             """,
             food_id,
         )
@@ -160,13 +138,13 @@ class Store:
             WITH logged AS (
                 INSERT INTO meal (player_id, food_id, grams, eaten_on, kcal, points,
                                   idempotency_key)
-                VALUES (%s, %s, %s, %s, %s, %s, %s)
+                VALUES ($1, $2, $3, $4, $5, $6, $7)
                 ON CONFLICT (player_id, idempotency_key) DO NOTHING
                 RETURNING id, player_id, eaten_on, kcal, points
             ), totals AS (
                 INSERT INTO player_day AS day (player_id, day, meals, kcal, protein_g, fat_g,
                                                carbs_g, fibre_g, sugar_g, points)
-                SELECT player_id, eaten_on, 1, kcal, %s, %s, %s, %s, %s, points FROM logged
+                SELECT player_id, eaten_on, 1, kcal, $8, $9, $10, $11, $12, points FROM logged
                 ON CONFLICT (player_id, day) DO UPDATE SET
                     meals = day.meals + 1,
                     kcal = day.kcal + excluded.kcal,
@@ -192,7 +170,7 @@ class Store:
             """
             SELECT m.id, m.food_id, f.name, m.grams, m.eaten_on, m.kcal, m.points
             FROM meal m JOIN food f ON f.id = m.food_id
-            WHERE m.player_id = %s AND m.idempotency_key = %s
+            WHERE m.player_id = $1 AND m.idempotency_key = $2
             """,
             player_id,
             key,
@@ -204,7 +182,7 @@ class Store:
         rows = await self._read(
             """
             SELECT meals, points, kcal, protein_g, fat_g, carbs_g, fibre_g, sugar_g
-            FROM player_day WHERE player_id = %s AND day = %s
+            FROM player_day WHERE player_id = $1 AND day = $2
             """,
             player_id,
             day,
@@ -217,7 +195,7 @@ class Store:
         """The newest 1,000 days on which the player logged a meal."""
         rows = await self._read(
             """
-            SELECT day FROM player_day WHERE player_id = %s AND meals > 0
+            SELECT day FROM player_day WHERE player_id = $1 AND meals > 0
             ORDER BY day DESC LIMIT 1000
             """,
             player_id,
@@ -230,8 +208,8 @@ class Store:
             """
             SELECT rank() OVER (ORDER BY t.points DESC), p.name, t.points
             FROM (SELECT player_id, sum(points)::bigint AS points FROM player_day
-                  WHERE day BETWEEN %s AND %s AND meals > 0 GROUP BY player_id
-                  ORDER BY 2 DESC, player_id LIMIT %s) t
+                  WHERE day BETWEEN $1 AND $2 AND meals > 0 GROUP BY player_id
+                  ORDER BY 2 DESC, player_id LIMIT $3) t
             JOIN player p ON p.id = t.player_id
             ORDER BY t.points DESC, p.name
             """,
@@ -240,6 +218,14 @@ class Store:
             limit,
         )
         return [Standing(*row) for row in rows]
+
+
+async def _repeated(connections: Connections, sql: str, *values: object) -> list[Any]:
+    """Run a statement that is safe to repeat; once more when its connection was lost."""
+    try:
+        return await connections.run(sql, *values)
+    except Lost:
+        return await connections.run(sql, *values)
 
 
 def _escape(word: str) -> str:
