@@ -142,6 +142,11 @@ def test_everything_listens_on_loopback_only(home: Home, running: Status) -> Non
     assert {str(c.laddr).split("'")[1] for c in listening} == {"127.0.0.1", "127.0.0.2"}
 
 
+def test_what_runs_in_it_finishes_its_turn_on_a_processor(home: Home, running: Status) -> None:
+    policies = {part.name: os.sched_getscheduler(part.pid) for part in running.parts if part.pid}
+    assert set(policies.values()) == {os.SCHED_BATCH}, policies
+
+
 def test_only_the_owner_can_reach_the_sockets_and_the_passwords(
     home: Home, running: Status
 ) -> None:
