@@ -184,10 +184,10 @@ class _Conversation:
             self._take(BEAT_SECONDS)
             now = time.monotonic() - self._start
             if now >= second + 1:
-                host, tiers = self._machine.measure()
+                host, tiers, stolen = self._machine.measure()
                 for at in range(second, int(now)):
                     self._run.measured(
-                        at, host, {k: v / (int(now) - second) for k, v in tiers.items()}
+                        at, host, {k: v / (int(now) - second) for k, v in tiers.items()}, stolen
                     )
                 second = int(now)
                 on_second(self._run, second)
@@ -289,14 +289,16 @@ class _Machine:
     def __init__(self, tiers: Mapping[str, Sequence[int]]) -> None:
         self._tiers = tiers
         self._before = self._times()
-        psutil.cpu_percent()
+        psutil.cpu_times_percent()
 
-    def measure(self) -> tuple[float, dict[str, float]]:
-        """The busy share since the last call, and CPU seconds by tier."""
+    def measure(self) -> tuple[float, dict[str, float], float]:
+        """The busy share since the last call, CPU seconds by tier, and what the host took."""
         now, before = self._times(), self._before
         self._before = now
         used = {tier: max(0.0, now[tier] - before.get(tier, 0.0)) for tier in now}
-        return psutil.cpu_percent() / 100, used
+        shares = psutil.cpu_times_percent()
+        idle = shares.idle + getattr(shares, "iowait", 0.0)
+        return 1 - idle / 100, used, getattr(shares, "steal", 0.0) / 100
 
     def _times(self) -> dict[str, float]:
         found: dict[str, float] = {}

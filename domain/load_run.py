@@ -57,6 +57,7 @@ class Second:
     Attributes:
         cpu: CPU seconds of each worker.
         host_cpu: share of all processors that were busy, 0 to 1; None when it was not measured.
+        stolen: share of all processors that a virtual machine's host gave to others, 0 to 1.
         tiers: CPU seconds by what used them: the edge, the application, …
         answered: connections that got their first answer.
         repeated: requests that were dropped without an answer and sent once more.
@@ -79,6 +80,7 @@ class Second:
     pause_us: int = 0
     cpu: dict[int, float] = field(default_factory=dict)
     host_cpu: float | None = None
+    stolen: float = 0.0
     tiers: dict[str, float] = field(default_factory=dict)
     workers: int = 0
 
@@ -160,10 +162,12 @@ class Run:
         self.scripts.update(tick["scripts"])
         self.memory[worker] = max(self.memory.get(worker, 0), tick["memory_bytes"])
 
-    def measured(self, at: int, host_cpu: float, tiers: Mapping[str, float]) -> None:
+    def measured(
+        self, at: int, host_cpu: float, tiers: Mapping[str, float], stolen: float = 0.0
+    ) -> None:
         """What the coordinator saw of the machine in a second."""
         second = self._second(at)
-        second.host_cpu, second.tiers = host_cpu, dict(tiers)
+        second.host_cpu, second.tiers, second.stolen = host_cpu, dict(tiers), stolen
 
     def end(self, worker: int, document: Mapping[str, Any]) -> None:
         self.ended[worker] = document

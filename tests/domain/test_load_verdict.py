@@ -173,6 +173,21 @@ def test_a_run_that_was_not_measured_right_is_unsound_and_never_a_number(
     assert not judged.sound
 
 
+def test_a_late_generator_whose_processors_were_given_to_others_says_so() -> None:
+    run = run_of(set_to("lag", late(0.08)))
+    assert "the host gave" not in verdict_of(run).reason
+    for second in run.seconds.values():
+        second.stolen = 0.12
+    assert "the host gave 12 % of this machine's processors to others" in verdict_of(run).reason
+
+
+def test_processors_given_to_others_alone_are_no_fault_of_the_measuring() -> None:
+    run = run_of()
+    for second in run.seconds.values():
+        second.stolen = 0.12
+    assert verdict_of(run).verdict is Verdict.PASS
+
+
 def test_a_full_machine_is_unsound() -> None:
     run = run_of()
     for second in run.seconds.values():
