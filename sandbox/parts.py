@@ -265,8 +265,8 @@ def _collect_seldom() -> dict[str, str]:
     """Memory for time: a Go program's collector, which here shares the processors with all that
     is measured, runs when it has five times what lives, or an eighth of the machine.
 
-    At twice, the default, Traefik's with 15,000 connections (300 MB) takes both of two processors
-    for half a second every few seconds, which one request in twenty meets. Much more than five
+    One of Traefik's with 15,000 connections (300 MB) took both of two processors for half a second;
+    at twice what lives, the default, there are four times as many of them. Much more than five
     times costs on the way there: the system clears each page that a process has for the first time.
     """
     most = psutil.virtual_memory().total // 8
