@@ -112,7 +112,9 @@ class Connections:
         return sock
 
     def open(self) -> Any:
-        return self._pool._create_socket()
+        sock = self._pool._create_socket()
+        sock.settimeout(None)  # a request has a time for all of it; each wait needs none of its own
+        return sock
 
 
 class Session:
