@@ -5,7 +5,8 @@ least that failed is halved on the logarithm: a hundredfold range is known to 2 
 twenty steps. A longer hold below the answer confirms it. A step is judged like any load test, so
 one that was not sound is repeated, and never taken for a limit of the server. A load that stays
 unsound bounds what can be measured here: the search goes on below it, where it once ended with
-8,000 users that had passed because 16,000 could not be measured.
+8,000 users that had passed because 16,000 could not be measured. What failed above it bounds the
+limit all the same, only less tightly.
 
 A disturbance makes a step worse and hardly ever better, and the least failure bounds the search for
 good. So a pass is believed at once, a failure only when the same load fails again: one bad half
@@ -180,7 +181,7 @@ class Search:
         middle = round(math.sqrt(low * high))
         if high / low > 1 + self.ratio and low < middle < high:
             return Step(StepKind.BISECT, middle)
-        if high != self._failed:
+        if self._failed is None:
             return self._out_of_sight(low, high)
         return Step(StepKind.HOLD, max(1, round(low * self.hold_share)))
 
@@ -257,8 +258,11 @@ class Search:
         assert low is not None and high is not None  # a hold follows a bracket
         lowest = min(float(held), low * math.exp(-_Z_95 * self.noise))
         interval = Interval(lowest, high * math.exp(_Z_95 * self.noise))
+        unseen = self._unsound.step.load if self._unsound else high
+        between = f", {unseen} between them could not be measured" if unseen < high else ""
         why = (
-            f"{low} passed and {high} failed; {held} held for longer. With {self.noise:.0%} from "
-            f"run to run the limit lies between {interval.low:.0f} and {interval.high:.0f}"
+            f"{low} passed and {high} failed{between}; {held} held for longer. With "
+            f"{self.noise:.0%} from run to run the limit lies between {interval.low:.0f} and "
+            f"{interval.high:.0f}"
         )
         return Answer(Verdict.PASS, interval, held, why, low)

@@ -123,6 +123,33 @@ def test_what_fails_below_what_cannot_be_measured_is_the_limit() -> None:
     assert answer.interval is not None and 11_000 in answer.interval
 
 
+def test_what_fails_above_what_cannot_be_measured_bounds_the_limit() -> None:
+    """19,800 users failed, 17,799 gave too few numbers, 17,331 passed: that has two sides."""
+
+    def judge(step: Step) -> Verdict:
+        unclear = 17_500 < step.load < 19_000
+        return Verdict.TOO_FEW if unclear else server(17_500)(step)
+
+    search, answer = ended(Search(8000, 19_800, noise=0.0), judge)
+    assert answer.verdict is Verdict.PASS
+    assert answer.interval is not None and answer.interval.high == 19_800
+    assert answer.passed is not None and 17_500 / 1.05 <= answer.passed <= 17_500
+    assert search.outcomes[-1].step == Step(StepKind.HOLD, round(0.9 * answer.passed))
+    assert "17799 between them could not be measured" in answer.reason
+
+
+def test_a_hold_that_fails_below_what_cannot_be_measured_is_the_limit() -> None:
+    def judge(step: Step) -> Verdict:
+        if step.kind is StepKind.HOLD and step.load > 12_000:
+            return Verdict.FAIL
+        return Verdict.TOO_FEW if 17_500 < step.load < 19_000 else server(17_500)(step)
+
+    _, answer = ended(Search(8000, 19_800, noise=0.0), judge)
+    assert answer.verdict is Verdict.PASS and answer.interval is not None
+    assert answer.held is not None and answer.held <= 12_000 < answer.interval.high < 17_000
+    assert "could not be measured" not in answer.reason
+
+
 def test_a_hold_that_cannot_be_measured_leaves_what_passed() -> None:
     def judge(step: Step) -> Verdict:
         return Verdict.ERROR if step.kind is StepKind.HOLD else server(11_000)(step)
