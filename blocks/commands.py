@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 POLL_SECONDS = 0.05
 _KEPT = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER", "LOGNAME", "SHELL")
@@ -87,7 +88,7 @@ def run(
         try:
             code = _wait(process, seconds)
         finally:
-            _end_group(process)
+            end_group(process)
     return Ended(code, tail(log))
 
 
@@ -120,8 +121,8 @@ def tail(log: Path, lines: int = 20) -> str:
     return ""
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the session; harmless when nothing is."""
+def end_group(process: subprocess.Popen[Any]) -> None:
+    """Kill what is left of the session that it began; harmless when nothing is."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

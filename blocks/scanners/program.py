@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import psutil
-
 from blocks import commands
 from blocks.commands import POLL_SECONDS
 from blocks.scanners.evidence import blind
@@ -96,6 +94,7 @@ def run(
                 stderr=subprocess.PIPE,
                 encoding="utf-8",
                 errors="replace",
+                start_new_session=True,
             )
         except OSError as error:
             raise blind(
@@ -114,17 +113,18 @@ def run(
 
 
 def _wait(process: subprocess.Popen[str], name: str, seconds: float) -> Output:
-    try:
-        stdout, stderr = _communicate(process, seconds)
-    except subprocess.TimeoutExpired:
-        _kill_tree(process)
-        raise blind(
-            f"{name} did not end within {seconds:g} s and was stopped",
-            help="give it more time in the policy, or less to look at",
-        ) from None
-    except BaseException:  # a cancelled run must not leave a scanner behind
-        _kill_tree(process)
-        raise
+    with process:
+        try:
+            stdout, stderr = _communicate(process, seconds)
+        except subprocess.TimeoutExpired:
+            raise blind(
+                f"{name} did not end within {seconds:g} s and was stopped",
+                help="give it more time in the policy, or less to look at",
+            ) from None
+        finally:
+            # The whole session at once: detect-secrets forks, and a child that was born after its
+            # parent's children had been listed held the pipes, so a cancelled run waited for ever.
+            commands.end_group(process)
     return Output(stdout, stderr, process.returncode)
 
 
@@ -139,21 +139,6 @@ def _communicate(process: subprocess.Popen[str], seconds: float) -> tuple[str, s
             if left <= POLL_SECONDS:
                 raise
         commands.raise_if_given_up()
-
-
-def _kill_tree(process: subprocess.Popen[str]) -> None:
-    """Kill the program and its children (detect-secrets forks), and collect what is left."""
-    try:
-        family = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        family = []
-    process.kill()
-    for member in family:
-        try:
-            member.kill()
-        except psutil.NoSuchProcess:
-            continue
-    process.communicate()
 
 
 def _environment(home: str) -> dict[str, str]:

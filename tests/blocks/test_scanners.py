@@ -320,6 +320,13 @@ def test_detect_secrets_that_did_not_look_is_an_error(
     assert report.evidence is Verdict.ERROR and cause in str(report.problem)
 
 
+def wait_until_gone(pid: int) -> None:
+    """Or until nobody has collected it yet."""
+    if psutil.pid_exists(pid):
+        _, alive = psutil.wait_procs([psutil.Process(pid)], timeout=5)
+        assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
 def test_a_tool_that_does_not_end_is_stopped_with_its_children(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,9 +341,32 @@ def test_a_tool_that_does_not_end_is_stopped_with_its_children(
     _pretend(monkeypatch, tmp_path, script)
     report = bandit.scan(source, seconds=2)
     assert report.evidence is Verdict.ERROR and "within 2 s" in str(report.problem)
-    family = [psutil.Process(int(p)) for p in pids.read_text().split() if psutil.pid_exists(int(p))]
-    _, alive = psutil.wait_procs(family, timeout=5)
-    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+    for pid in pids.read_text().split():
+        wait_until_gone(int(pid))
+
+
+def test_a_tool_that_is_stopped_takes_an_orphan_with_it_that_holds_its_output(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that detect-secrets forked while it was killed kept a cancelled release waiting."""
+    write(source, "app.py", "x = 1\n")
+    pid, lived_on = tmp_path / "pid", tmp_path / "lived-on"
+    script = (
+        "import os, time\n"
+        "if not os.fork():\n"
+        "    if not os.fork():\n"
+        f"        open({str(pid)!r}, 'w').write(str(os.getpid()))\n"
+        "        time.sleep(60)\n"
+        f"        open({str(lived_on)!r}, 'w')\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+        "time.sleep(60)"
+    )
+    _pretend(monkeypatch, tmp_path, script)
+    report = bandit.scan(source, seconds=2)
+    assert report.evidence is Verdict.ERROR and "within 2 s" in str(report.problem)
+    wait_until_gone(int(pid.read_text()))
+    assert not lived_on.exists()
 
 
 def test_a_tool_sees_nothing_of_our_environment(
