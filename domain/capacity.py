@@ -250,7 +250,7 @@ class Bottleneck:
     def sentence(self) -> str:
         full = f"the cores of {self.host} are full, most of them by" if self.host else "full is"
         cost = f"{1000 * self.demands[self.name]:.2g} ms of CPU a request"
-        return f"at {self.ceiling:.3g} requests a second {full} {self.name} ({cost})"
+        return f"at {_figures(self.ceiling)} requests a second {full} {self.name} ({cost})"
 
 
 def bottleneck(tiers: Sequence[Tier], host_cores: Mapping[str, float]) -> Bottleneck:
@@ -354,12 +354,17 @@ def replicas_for(
     most = throughput_bound(users, pause_seconds, response.low, math.inf)
     low = max(1, math.ceil(least / (per_replica.high * utilisation)))
     high = max(1, math.ceil(most / (per_replica.low * utilisation)))
-    held = f"{per_replica.low:.3g} to {per_replica.high:.3g} that one holds"
+    held = f"{_figures(per_replica.low)} to {_figures(per_replica.high)} that one holds"
     reason = (
-        f"{users:g} users make up to {most:.3g} requests a second; at {utilisation:.0%} of the "
-        f"{held}, that is {low} to {high} replicas"
+        f"{users:g} users make up to {_figures(most)} requests a second; at {utilisation:.0%} of "
+        f"the {held}, that is {low} to {high} replicas"
     )
     beyond = high > measured_replicas
     if beyond:
         reason += f", if they add up: only {measured_replicas} at once was measured"
     return Replicas(low, high, beyond, reason)
+
+
+def _figures(value: float) -> str:
+    """Three significant figures, and never a power of ten: 2150, not 2.15e+03."""
+    return f"{float(f'{value:.3g}'):,.15g}"

@@ -145,6 +145,7 @@ def test_the_tier_that_is_full_first_is_named(
         {"proxy": 0.0005, "application": 0.001, "database": 0.0015}
     )
     assert name in found.sentence and (host or "full is") in found.sentence
+    assert "1,000 requests a second" in found.sentence or "667 requests a second" in found.sentence
 
 
 @given(st.lists(st.floats(0.001, 100), min_size=1, max_size=5), st.floats(0.5, 64))
@@ -179,6 +180,7 @@ def test_replicas_are_a_range_that_says_what_it_assumes() -> None:
     )
     assert (answer.low, answer.high, answer.extrapolated) == (3, 4, True)
     assert "only 1 at once was measured" in answer.reason
+    assert "10000 users make up to 1,010 requests a second" in answer.reason  # not 1.01e+03
     seen = replicas_for(
         10_000, pause_seconds=9.9, response=Interval(0.02, 0.1), per_replica=Interval(450, 600),
         measured_replicas=4,
