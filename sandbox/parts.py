@@ -267,7 +267,7 @@ def _collect_seldom() -> dict[str, str]:
 
     One of Traefik's with 15,000 connections (260 MB) takes more than a second of processor time
     within one, and whoever asks meanwhile waits half a second longer: one in every 30 seconds at
-    five times what lives. Half of it goes into halving the stacks of connections that are idle,
+    five times what lives. Much of it goes into halving the stacks of connections that are idle,
     only for their next request to double them again.
     """
     most = psutil.virtual_memory().total // 8
