@@ -366,5 +366,5 @@ def replicas_for(
 
 
 def _figures(value: float) -> str:
-    """Three significant figures, and never a power of ten: 2150, not 2.15e+03."""
+    """A rate in three significant figures: 2,150 and not 2.15e+03."""
     return f"{float(f'{value:.3g}'):,.15g}"
